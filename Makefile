@@ -1,0 +1,66 @@
+# Every target makes what it needs. `make` alone lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.stamp-runtime
+DEV := $(VENV)/.stamp-dev
+TORCH := torch==2.13.0
+PYTEST := $(BIN)/python -m pytest -q
+CHECKED := accept_llm launchers benchmarks tests
+
+# Real data and models beside the clone are used when they are there; tests that need them
+# are skipped otherwise. What is already set in the environment wins.
+USES_SHARED := test test-slow test-scale bench
+ifneq ($(wildcard ../shared/data),)
+$(USES_SHARED): export ACCEPT_DATA_DIR ?= $(CURDIR)/../shared/data
+endif
+ifneq ($(wildcard ../shared/models),)
+$(USES_SHARED): export ACCEPT_MODEL_DIR ?= $(CURDIR)/../shared/models
+endif
+
+.PHONY: help venv demo test test-slow test-scale check format bench wheel
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+# torch comes first and alone, by its exact version: a machine that offers a build of its
+# own (CPU only, or another CUDA) then keeps it.
+$(RUNTIME): pyproject.toml constraints.txt
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q $(TORCH)
+	$(BIN)/pip install -q -c constraints.txt -e .
+	touch $@
+
+$(DEV): $(RUNTIME)
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+venv: $(DEV)  ## create .venv with everything the tests and checks need
+
+demo: $(RUNTIME)  ## train ACCEPT on SmolLM2-135M and the quick-start reviews
+	$(BIN)/accept-llm train recipes/quickstart.yaml name=quickstart-$$(date +%Y%m%d-%H%M%S)
+
+test: $(DEV)  ## the tests that every machine can run
+	$(PYTEST) -m 'not slow and not gpu and not swarm'
+
+test-slow: $(DEV)  ## the tests that take minutes (CPU)
+	$(PYTEST) -m 'slow and not gpu and not swarm' --ignore=tests/scale
+
+test-scale: $(DEV)  ## a checkpoint of Llama-2-7B's shape on two ranks (14 GB disk, 20 GB memory)
+	$(PYTEST) -s -m 'slow and not gpu and not swarm' tests/scale
+
+check: $(DEV)  ## linter, formatter, type checker
+	$(BIN)/ruff check $(CHECKED)
+	$(BIN)/ruff format --check $(CHECKED)
+	$(BIN)/mypy
+
+format: $(DEV)  ## let the linter and the formatter repair what they can
+	$(BIN)/ruff check --fix $(CHECKED)
+	$(BIN)/ruff format $(CHECKED)
+
+bench: $(DEV)  ## time one training step on this machine
+	$(BIN)/python -m benchmarks.step
+
+wheel: $(DEV)  ## build dist/accept_llm-*.whl
+	$(BIN)/pip wheel -q . --no-deps -w dist

@@ -1,0 +1,275 @@
+"""The command line. Each command checks what it can before torch is loaded; a RecipeError
+is printed whole and ends with exit code 2.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from accept_llm import recipe as recipes
+from accept_llm import shipped
+from accept_llm.recipe_errors import RecipeError
+
+app = typer.Typer(
+    help="Prompt tuning of frozen language models with ACCEPT.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+recipes_app = typer.Typer(help="List the recipes that ship, or copy one to edit.")
+data_app = typer.Typer(help="Get data sets.", no_args_is_help=True)
+app.add_typer(recipes_app, name="recipes")
+app.add_typer(data_app, name="data")
+
+RecipePath = Annotated[Path, typer.Argument(help="A recipe (YAML).", show_default=False)]
+RunPath = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Changes, such as train.steps=100.", show_default=False)
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
+
+
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """A user's mistake: one clear message, on one rank, and exit code 2."""
+    try:
+        yield
+    except RecipeError as error:
+        if _is_first():
+            print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+
+
+def _say(text: str) -> None:
+    if _is_first():
+        print(text, flush=True)
+
+
+@app.command()
+def validate(paths: Annotated[list[Path], typer.Argument(help="Recipes.")]) -> None:
+    """Check recipes; loads no model and no data."""
+    failed = False
+    for path in paths:
+        try:
+            recipes.load_recipe(path)
+            print(f"{path}: ok")
+        except RecipeError as error:
+            failed = True
+            print(f"error: {error}", file=sys.stderr)
+    if failed:
+        raise typer.Exit(2)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a recipe."""
+    print(recipes.schema())
+
+
+@recipes_app.callback(invoke_without_command=True)
+def list_recipes(context: typer.Context) -> None:
+    """List the recipes that ship."""
+    if context.invoked_subcommand is None:
+        for name, path in shipped.shipped_recipes().items():
+            print(f"{name}\n    " + shipped.describe_recipe(path).replace("\n", "\n    "))
+
+
+@recipes_app.command("copy")
+def copy(
+    name: Annotated[str, typer.Argument(help="Its name in the list.")],
+    to: Annotated[Path, typer.Argument(help="A file or a folder.")] = Path(),
+) -> None:
+    """Put a shipped recipe in front of you, to edit."""
+    with _plain_errors():
+        print(shipped.copy_recipe(name, to))
+
+
+@data_app.command("fetch")
+def fetch(
+    task: Annotated[str, typer.Argument(help="A task, such as sst2.")],
+    out: Annotated[Path, typer.Option(help="The folder for ACCEPT_DATA_DIR.")],
+) -> None:
+    """Download a task's rows, to use where there is no network."""
+    with _plain_errors():
+        from accept_llm.data import fetch_task
+
+        print(fetch_task(task, out))
+
+
+def train_with(
+    engine_kind: str, path: Path, overrides: list[str] | None, *, resume: bool = False
+) -> None:
+    """What `accept-llm train` and the launchers do; the engine is the caller's choice."""
+    with _plain_errors():
+        recipe, notes = recipes.load_recipe(path, overrides or ())
+        for note in notes:
+            _say(f"note: {note}")
+        from accept_llm.preflight import check, check_run_folder, decide_engine
+
+        kind = decide_engine(recipe, engine_kind)
+        check_run_folder(recipe, resume=resume)
+        checked = check(recipe)
+        _say(f"{recipe.name}: {_counts(checked)}; loading the model")
+        _quiet()
+        from accept_llm.run import train as run_training
+        from accept_llm.trainer import TrainingError
+
+        try:
+            run_training(checked, engine_kind=kind, resume=resume, say=_say)
+        except TrainingError as error:
+            _say(f"error: {error}")
+            raise typer.Exit(1) from None
+    result = recipe.run_dir / "result.json"
+    if _is_first() and result.exists():
+        _print_result(json.loads(result.read_text()))
+
+
+def _counts(checked: Any) -> str:
+    splits = checked.splits
+    sizes = ", ".join(f"{len(getattr(splits, s))} {s}" for s in ("train", "validation", "test"))
+    return f"{splits.task.name}, {sizes} rows"
+
+
+def _quiet() -> None:
+    """transformers' bars and advice are not ours to show; warnings that matter stay."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _print_result(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{result['name']}: {result['model']} on {result['task']}")
+    table.add_column("split")
+    for name in result["test"]:
+        table.add_column(name, justify="right")
+    for split in ("validation", "test"):
+        table.add_row(split, *(f"{value:.4f}" for value in result[split].values()))
+    console = Console()
+    console.print(table)
+    seconds = result["seconds"]
+    print(
+        f"{result['trainable']['total']:,} trained numbers, {result['steps']} steps in "
+        f"{seconds['train_and_validate']:.0f} s (best: step {result['best_step']})\n"
+        f"run folder: {result['folder']}\ncurves: {result['folder']}/curves.png"
+    )
+
+
+@app.command()
+def train(path: RecipePath, overrides: Overrides = None, resume: Resume = False) -> None:
+    """Train a recipe on this machine's CPU or GPU."""
+    train_with("single", path, overrides, resume=resume)
+
+
+def _saved(run: Path, overrides: list[str] | None) -> recipes.Recipe:
+    """The recipe of a run folder, wherever the folder lies now."""
+    from accept_llm.preflight import RECIPE_FILE
+
+    if not (run / RECIPE_FILE).is_file():
+        raise RecipeError([f"run: got {run}; allowed: a run folder (with {RECIPE_FILE})"])
+    here = [f"name={run.resolve().name}", f"output_dir={run.resolve().parent}"]
+    return recipes.load_recipe(run / RECIPE_FILE, [*(overrides or ()), *here])[0]
+
+
+@app.command()
+def evaluate(
+    run: RunPath,
+    overrides: Overrides = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+) -> None:
+    """Score a run's best prompt again."""
+    with _plain_errors():
+        if split not in ("train", "validation", "test"):
+            raise RecipeError([f"--split: got {split!r}; allowed: train, validation, test"])
+        recipe = _saved(run, overrides)
+        from accept_llm.adapter_card import read_card
+        from accept_llm.preflight import check
+
+        read_card(run / "prompt")
+        checked = check(recipe)
+        _quiet()
+        from accept_llm import run as running
+
+        scores = running.evaluate(checked, engine_kind="single", split=split)
+    print(json.dumps({"split": split, **scores}))
+
+
+@app.command()
+def predict(
+    run: RunPath,
+    source: Annotated[
+        Path | None, typer.Option("--input", help="Text lines or JSONL; default: standard input.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="JSONL file; default: standard output.")] = None,
+) -> None:
+    """Label new texts: a line of text or of JSON each in, a line of JSON each out."""
+    with _plain_errors():
+        recipe = _saved(run, None)
+        from accept_llm.adapter_card import read_card
+        from accept_llm.tasks import task_from
+
+        read_card(run / "prompt")
+        task = task_from(recipe.task)
+        examples = _read_inputs(source, task)
+        if out is not None and out.exists():
+            raise RecipeError([f"--out: {out} exists and is left as it is"])
+        _quiet()
+        from accept_llm.run import predict_examples
+
+        found = predict_examples(recipe, task, examples, adapter=run / "prompt")
+        lines = [json.dumps(_as_json(task, p), ensure_ascii=False) for p in found]
+        _write_lines(out, lines)
+
+
+def _as_json(task: Any, prediction: Any) -> dict[str, Any]:
+    if task.is_score:
+        return {"id": prediction.id, "score": prediction.scores[0]}
+    probabilities = dict(zip(task.labels, prediction.probabilities, strict=True))
+    label = task.labels[prediction.label]
+    return {"id": prediction.id, "label": label, "probabilities": probabilities}
+
+
+def _write_lines(out: Path | None, lines: list[str]) -> None:
+    text = "".join(line + "\n" for line in lines)
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        out.write_text(text, encoding="utf-8")
+
+
+def _read_inputs(source: Path | None, task: Any) -> list[Any]:
+    from accept_llm.inputs import parse_inputs
+
+    try:
+        text = sys.stdin.read() if source is None else source.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError([f"--input: cannot read {source} ({error})"]) from None
+    return parse_inputs(text, task)
+
+
+def launch(engine_kind: str) -> Callable[[], None]:
+    """A launcher's command: like `train`, with the launcher's engine."""
+
+    def command(path: RecipePath, overrides: Overrides = None, resume: Resume = False) -> None:
+        train_with(engine_kind, path, overrides, resume=resume)
+
+    return lambda: typer.run(command)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

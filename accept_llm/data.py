@@ -1,0 +1,268 @@
+"""Rows into examples, and examples into training, validation and test splits.
+
+Rows come from a local folder, a user's files, the package or the Hub. It knows no task by
+name, no tokeniser and no model.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from accept_llm.recipe import BuiltinTask, FileTask
+from accept_llm.recipe_errors import RecipeError
+from accept_llm.tasks import TASKS, Example, Task, task_from
+from accept_llm.tasks.base import refusal
+from accept_llm.tasks.files import read_rows
+
+DATA_DIR = "ACCEPT_DATA_DIR"
+CARVED = 1000  # training rows that become validation where a task is large
+SHOWN = 5  # bad rows listed in an error
+
+Examples = list[Example]
+Reader = Callable[[str], Examples]  # split -> its examples
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three splits of a task; none is empty."""
+
+    task: Task
+    train: Examples
+    validation: Examples
+    test: Examples
+
+
+def load_splits(spec: BuiltinTask | FileTask, *, seed: int) -> Splits:
+    """Reads and cuts a task: the same spec and seed give the same splits.
+
+    - Small tasks: the validation split, permuted with spec.split_seed, is halved into
+      validation and test.
+    - Large tasks: 1,000 training rows so drawn are the validation set, and the official
+      validation split is the test set.
+    - The quick-start set is too small to cut: validation.jsonl is validation and test.
+    - Files: without a validation file a fifth of the training rows is set aside; without
+      a test file the validation rows are halved.
+
+    Then the limits keep the first rows of each split, and `spec.shots` draws that many of
+    the training rows that are left, with `seed`, balanced over the classes. Training rows stay
+    in the order of the file. Raises RecipeError with the problems of all files at once.
+    """
+    task = task_from(spec)
+    if isinstance(spec, FileTask):
+        train, validation, test = _cut_files(spec, _file_reader(spec, task))
+    else:
+        train, validation, test = _cut_builtin(spec, task, _builtin_reader(spec, task))
+    train = train[: spec.train_limit]
+    if spec.shots is not None:
+        train = _draw(train, spec.shots, task, seed)
+    return Splits(task, train, validation[: spec.validation_limit], test[: spec.test_limit])
+
+
+# --- reading ----------------------------------------------------------------------------
+
+
+def _examples(task: Task, rows: Sequence[Mapping[str, Any]], split: str, where: str) -> Examples:
+    found, bad = [], []
+    for number, record in enumerate(rows):
+        try:
+            found.append(task.example(f"{split}:{number}", record))
+        except ValueError as error:
+            bad.append(f"{where}, row {number} (from 0): {error}")
+    if len(bad) > SHOWN:
+        bad[SHOWN:] = [f"{where}: {len(bad)} bad rows of {len(rows)}, the first {SHOWN} are shown"]
+    if bad:
+        raise RecipeError(bad)
+    return found
+
+
+def _file_reader(spec: FileTask, task: Task) -> Reader:
+    columns = {**dict.fromkeys(spec.text, "task.text"), spec.label: "task.label"}
+
+    def read(split: str) -> Examples:
+        field, path = f"task.{split}", Path(getattr(spec, split)).expanduser()
+        rows = read_rows(path, field=field, columns=columns)
+        return _examples(task, rows, split, f"{field}: {path}")
+
+    return read
+
+
+def _builtin_reader(spec: BuiltinTask, task: Task) -> Reader:
+    if task.hub is None:
+        if spec.dir is not None:
+            allowed = f"no dir, the rows of {task.name} come with the package"
+            raise RecipeError([f"task.dir: got {spec.dir!r}; allowed: {allowed}"])
+        return _folder_reader(task, Path(__file__).parent, "task.kind", ".jsonl")
+    field, folder = "task.dir", spec.dir
+    if folder is None:
+        field, folder = DATA_DIR, os.environ.get(DATA_DIR) or None
+    if folder is not None:
+        return _folder_reader(task, Path(folder).expanduser(), field, ".parquet")
+    return _hub_reader(task)
+
+
+def _folder_reader(task: Task, folder: Path, field: str, suffix: str) -> Reader:
+    columns = dict.fromkeys((*task.columns, task.label_column), field)
+
+    def read(split: str) -> Examples:
+        path = folder / task.name / f"{split}{suffix}"
+        if not path.exists():
+            got = f"{field}: got {str(folder)!r}, but {path} does not exist"
+            raise RecipeError([f"{got}; allowed: {_a_folder(task, suffix)}"])
+        rows = read_rows(path, field=field, columns=columns)
+        return _examples(task, rows, split, f"{field}: {path}")
+
+    return read
+
+
+def _a_folder(task: Task, suffix: str = ".parquet") -> str:
+    files = f"{task.name}/train{suffix} and {task.name}/validation{suffix}"
+    return f"a folder with {files} (`accept-llm data fetch {task.name} --out DIR` writes it)"
+
+
+def _from_hub(task: Task) -> Any:
+    """The task's splits on the Hub, a `datasets.DatasetDict`."""
+    import datasets
+
+    assert task.hub is not None, task.name
+    repo, config = task.hub
+    try:
+        return datasets.load_dataset(repo, config)
+    except Exception as error:  # the transport errors of the Hub's clients have no common base
+        why = f"{type(error).__name__}: {error}".strip().split("\n")[0]
+        got = f"task.kind: got {task.name!r}, but {repo} cannot be had from the Hub ({why})"
+        allowed = f"a Hub that answers, or as task.dir or {DATA_DIR} {_a_folder(task)}"
+        raise RecipeError([f"{got}; allowed: {allowed}"]) from error
+
+
+def _hub_reader(task: Task) -> Reader:
+    splits = _from_hub(task)
+    where = f"task.kind: {task.name} of the Hub"
+    return lambda split: _examples(task, splits[split].to_list(), split, where)
+
+
+def _read_all(read: Reader, *names: str) -> list[Examples]:
+    """Several splits; the problems of all of them in one RecipeError."""
+    found, problems = [], []
+    for name in names:
+        try:
+            found.append(read(name))
+        except RecipeError as error:
+            problems += error.problems
+    if problems:
+        raise RecipeError(problems)
+    return found
+
+
+# --- cutting ----------------------------------------------------------------------------
+
+
+def _cut_builtin(
+    spec: BuiltinTask, task: Task, read: Reader
+) -> tuple[Examples, Examples, Examples]:
+    train, validation = _read_all(read, "train", "validation")
+    if task.hub is None:
+        return train, validation, validation
+    if task.small:
+        return train, *_halve(validation, spec.split_seed, f"{task.name}'s validation split")
+    if len(train) <= CARVED:
+        allowed = f"more than {CARVED:,}, which become the validation set"
+        raise RecipeError(
+            [f"task.kind: got {len(train):,} training rows of {task.name}; allowed: {allowed}"]
+        )
+    return *_set_aside(train, CARVED, spec.split_seed), validation
+
+
+def _cut_files(spec: FileTask, read: Reader) -> tuple[Examples, Examples, Examples]:
+    names = [name for name in ("train", "validation", "test") if getattr(spec, name) is not None]
+    found = dict(zip(names, _read_all(read, *names), strict=True))
+    train = found["train"]
+    if "validation" not in found:
+        least = 5 if "test" in found else 10
+        if len(train) < least:
+            allowed = f"at least {least} where a fifth is set aside, or a task.validation"
+            raise RecipeError([f"task.train: got {len(train)} row(s); allowed: {allowed}"])
+        train, found["validation"] = _set_aside(train, len(train) // 5, spec.split_seed)
+    if "test" in found:
+        return train, found["validation"], found["test"]
+    return train, *_halve(found["validation"], spec.split_seed, "task.validation")
+
+
+def _order(rows: Examples, seed: int) -> list[int]:
+    return np.random.default_rng(seed).permutation(len(rows)).tolist()
+
+
+def _set_aside(rows: Examples, count: int, seed: int) -> tuple[Examples, Examples]:
+    """The rows that stay, in their order, and `count` drawn rows."""
+    order = _order(rows, seed)
+    return [rows[i] for i in sorted(order[count:])], [rows[i] for i in order[:count]]
+
+
+def _halve(rows: Examples, seed: int, name: str) -> tuple[Examples, Examples]:
+    if len(rows) < 2:
+        allowed = "at least 2, it is halved into validation and test"
+        raise RecipeError([f"{name}: got {len(rows)} row(s); allowed: {allowed}"])
+    order, half = _order(rows, seed), len(rows) // 2
+    return [rows[i] for i in order[:half]], [rows[i] for i in order[half:]]
+
+
+def _draw(rows: Examples, shots: int, task: Task, seed: int) -> Examples:
+    """`shots` rows, as many of each class; where that leaves a rest, of classes drawn too."""
+    rng = np.random.default_rng(seed)
+    if len(rows) < shots:
+        allowed = f"at most {len(rows)}, the training rows there are"
+        raise RecipeError([f"task.shots: got {shots}; allowed: {allowed}"])
+    order = rng.permutation(len(rows)).tolist()
+    if task.is_score:
+        return [rows[i] for i in sorted(order[:shots])]
+    each, rest = divmod(shots, len(task.labels))
+    needed = np.full(len(task.labels), each)
+    needed[rng.permutation(len(task.labels))[:rest]] += 1
+    chosen: list[int] = []
+    problems = []
+    for label, count in enumerate(needed.tolist()):
+        of_class = [i for i in order if rows[i].label == label]
+        chosen += of_class[:count]
+        if len(of_class) < count:
+            problems.append(
+                f"task.shots: got {shots}, which needs {count} rows of class "
+                f"{task.labels[label]!r}; allowed: there are {len(of_class)}"
+            )
+    if problems:
+        raise RecipeError(problems)
+    return [rows[i] for i in sorted(chosen)]
+
+
+# --- fetching ---------------------------------------------------------------------------
+
+
+def fetch_task(name: str, out: Path) -> Path:
+    """Writes <out>/<name>/{train,validation,test}.parquet from the Hub; returns the folder.
+
+    The folder appears whole or not at all. Raises RecipeError for a task that is not on the
+    Hub, a folder that is there already, an unreachable Hub and an unwritable `out`.
+    """
+    known = [task.name for task in TASKS.values() if task.hub is not None]
+    if name not in known:
+        raise RecipeError([f"data fetch: {refusal(name, known, ', '.join(known))}"])
+    folder = Path(out) / name
+    if folder.exists():
+        raise RecipeError([f"--out: got {out}, but {folder} exists; allowed: a folder without it"])
+    splits = _from_hub(TASKS[name])
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=out) as scratch:
+            part = Path(scratch) / name
+            part.mkdir()
+            for split, rows in splits.items():
+                rows.to_parquet(part / f"{split}.parquet")
+            part.rename(folder)
+    except OSError as error:
+        raise RecipeError(
+            [f"--out: got {out}, cannot write there ({error.strerror or error})"]
+        ) from None
+    return folder

@@ -1,0 +1,45 @@
+"""Engines decide where the frozen weights live: on one device, or in shards over processes.
+
+Each is imported only when a run asks for it.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from accept_llm.backbones import Backbone
+from accept_llm.models import ModelInfo
+from accept_llm.recipe import ModelSpec
+
+
+class Engine(Protocol):
+    """Where a run happens. Rank 0 writes files and talks to the user."""
+
+    kind: str
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def load_backbone(self, spec: ModelSpec, info: ModelInfo) -> Backbone:
+        """The frozen model of `info`, placed as this engine does."""
+
+    def sum_over_ranks(self, x: Tensor) -> Tensor:
+        """The sum over all ranks, the same on each."""
+
+    def gather(self, items: list) -> list:
+        """The items of all ranks, in the order of the ranks, on every rank."""
+
+    def close(self) -> None:
+        """Ends the process group, if there is one."""
+
+
+def open_engine(kind: str) -> Engine:
+    """The engine of that name; raises RecipeError where its launcher is missing."""
+    if kind == "fsdp2":
+        from accept_llm.engines.fsdp2 import Fsdp2Engine
+
+        return Fsdp2Engine()
+    from accept_llm.engines.single import SingleEngine
+
+    return SingleEngine()

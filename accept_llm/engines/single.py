@@ -1,0 +1,32 @@
+"""One process on the CPU or on one GPU."""
+
+import torch
+from torch import Tensor
+
+from accept_llm.backbones import Backbone
+from accept_llm.backbones.loading import load_whole
+from accept_llm.models import ModelInfo
+from accept_llm.recipe import ModelSpec
+
+
+class SingleEngine:
+    """The whole model on one device; the reference that other engines must equal."""
+
+    kind = "single"
+    rank = 0
+    world_size = 1
+
+    def __init__(self) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def load_backbone(self, spec: ModelSpec, info: ModelInfo) -> Backbone:
+        return load_whole(info, dtype=spec.dtype, layout=spec.layout, device=self.device)
+
+    def sum_over_ranks(self, x: Tensor) -> Tensor:
+        return x
+
+    def gather(self, items: list) -> list:
+        return items
+
+    def close(self) -> None:
+        pass

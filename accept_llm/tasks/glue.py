@@ -1,0 +1,63 @@
+"""The GLUE tasks. Names of labels and columns are those of `nyu-mll/glue` on the Hub."""
+
+from accept_llm.tasks.base import Task
+
+SST2 = Task(
+    name="sst2",
+    labels=("negative", "positive"),
+    words=("negative", "positive"),
+    question="sentiment:",
+    metric="accuracy",
+    columns=("sentence",),
+    label_column="label",
+    hub=("nyu-mll/glue", "sst2"),
+    small=False,
+)
+
+COLA = Task(
+    name="cola",
+    labels=("unacceptable", "acceptable"),
+    words=("no", "yes"),
+    question="acceptable:",
+    metric="matthews",
+    columns=("sentence",),
+    label_column="label",
+    hub=("nyu-mll/glue", "cola"),
+    small=True,
+)
+
+RTE = Task(
+    name="rte",
+    labels=("entailment", "not_entailment"),
+    words=("yes", "no"),
+    question="entailed:",
+    metric="accuracy",
+    columns=("sentence1", "sentence2"),
+    label_column="label",
+    hub=("nyu-mll/glue", "rte"),
+    small=True,
+)
+
+MRPC = Task(
+    name="mrpc",
+    labels=("not_equivalent", "equivalent"),
+    words=("no", "yes"),
+    question="same meaning:",
+    metric="accuracy",
+    columns=("sentence1", "sentence2"),
+    label_column="label",
+    hub=("nyu-mll/glue", "mrpc"),
+    small=True,
+)
+
+STSB = Task(
+    name="stsb",
+    labels=(),
+    words=(),
+    question="similarity:",
+    metric="pearson",
+    columns=("sentence1", "sentence2"),
+    label_column="label",
+    hub=("nyu-mll/glue", "stsb"),
+    small=True,
+)

@@ -1,0 +1,236 @@
+"""The training loop, the only one, whatever the engine or the method.
+
+It owns loss, gradients, optimizer, schedule, evaluation, the best prompt, early stopping and
+the resumable state. It knows no engine by name and no layout.
+"""
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from accept_llm.adapter import save_adapter
+from accept_llm.batches import Encoded, batch_rows, micro_batches
+from accept_llm.checkpoint import load_state, save_state
+from accept_llm.evaluate import Model
+from accept_llm.heads import example_losses
+from accept_llm.recipe import Train
+from accept_llm.results import RunLog
+
+Scores = dict[str, float]
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; what it was doing is saved in the run folder."""
+
+
+class Trainer:
+    """Trains `model.prompt` and `model.head` on `rows`; `validate` gives (score, all scores).
+
+    After `run()`, `best` has the step, score and state dicts of the best evaluation, which
+    are also in <folder>/prompt.
+    """
+
+    def __init__(
+        self,
+        *,
+        spec: Train,
+        model: Model,
+        rows: Sequence[Encoded],
+        validate: Callable[[], tuple[float, Scores]],
+        log: RunLog,
+        folder: Path,
+        card: dict[str, Any],
+    ):
+        self.spec, self.model, self.rows, self.validate = spec, model, rows, validate
+        self.log, self.folder, self.card = log, folder, card
+        groups = {**model.prompt.groups(), "head": list(model.head.parameters())}
+        self.parameters = [p for group in groups.values() for p in group]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {
+                    "params": params,
+                    "lr": getattr(spec.lr, name),
+                    "weight_decay": getattr(spec.weight_decay, name),
+                }
+                for name, params in groups.items()
+                if params
+            ]
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
+        self.step, self.stale = 0, 0
+        self.best: dict[str, Any] | None = None
+        self.stopped_by_signal = False
+        self._signalled = False
+
+    def _rate(self, step: int) -> float:
+        """Linear warm-up, then linear decay to zero at the last step."""
+        warmup, steps = self.spec.warmup_steps, self.spec.steps
+        if step < warmup:
+            return (step + 1) / warmup
+        return max(0.0, (steps - step) / (steps - warmup))
+
+    # --- one step -----------------------------------------------------------------------
+
+    def _backward(self) -> tuple[float, list[str]]:
+        """This rank's part of a global batch: gradients of the mean loss over the batch."""
+        spec, model, engine = self.spec, self.model, self.model.engine
+        chosen = batch_rows(
+            len(self.rows), step=self.step, batch_size=spec.batch_size, seed=spec.seed
+        )
+        rows = [self.rows[i] for i in chosen]
+        composed = model.prompt.compose()  # once a step; micro-batches meet at the leaves
+        leaves = composed.leaves()
+        total = 0.0
+        for batch, weights in micro_batches(
+            rows,
+            rank=engine.rank,
+            world_size=engine.world_size,
+            micro_batch_size=spec.micro_batch_size,
+        ):
+            batch = batch.to(engine.device)
+            scores = model.head.scores(model.backbone(batch, leaves, reads=model.head.reads))
+            losses = example_losses(scores, batch.labels) * weights.to(engine.device)
+            loss = losses.sum() / len(rows)
+            loss.backward()
+            total += loss.item()
+        composed.backward(leaves)
+        return total, [row.id for row in rows]
+
+    def _sum_gradients(self, loss: float) -> tuple[float, bool]:
+        """Sums gradients, loss and the stop signal over the ranks, in one message."""
+        device = self.model.engine.device
+        extra = torch.tensor([loss, float(self._signalled)], device=device)
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        flat = torch.cat([*(g.flatten() for g in grads), extra])
+        flat = self.model.engine.sum_over_ranks(flat)
+        *parts, last = flat.split([*(p.numel() for p in self.parameters), 2])
+        for parameter, part in zip(self.parameters, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
+        return last[0].item(), last[1].item() > 0
+
+    def _train_step(self) -> Scores:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, ids = self._backward()
+        loss, self.stopped_by_signal = self._sum_gradients(loss)
+        limit = math.inf if self.spec.clip_norm is None else self.spec.clip_norm
+        norm = nn.utils.clip_grad_norm_(self.parameters, limit).item()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self._stop_on_nan(loss, norm, ids)
+        rate = self.schedule.get_last_lr()[0]
+        self.optimizer.step()
+        self.schedule.step()
+        self.step += 1
+        return {"loss": loss, "gradient_norm": norm, "lr": rate}
+
+    def _stop_on_nan(self, loss: float, norm: float, ids: list[str]) -> None:
+        path = self.folder / "nan_batch.json"
+        if self.model.engine.rank == 0:
+            path.write_text(json.dumps({"step": self.step, "examples": ids}, indent=2) + "\n")
+        raise TrainingError(
+            f"step {self.step}: loss {loss}, gradient norm {norm}; the batch's examples are in "
+            f"{path}; the last good state can be resumed"
+        )
+
+    # --- the loop -----------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Trains to the last step, to early stopping, or to SIGTERM (a resumable state)."""
+        previous = signal.signal(signal.SIGTERM, self._on_sigterm)
+        try:
+            while self.step < self.spec.steps and not self._out_of_patience():
+                self._one_round()
+                if self.stopped_by_signal:
+                    self._save()
+                    break
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+    def _one_round(self) -> None:
+        spec = self.spec
+        began = time.perf_counter()
+        values = self._train_step()
+        values["seconds"] = time.perf_counter() - began
+        self.log.step(self.step, values, batch_size=spec.batch_size)
+        last = self.step == spec.steps
+        evaluates = self.step % spec.eval_every == 0 or last
+        if evaluates and not self.stopped_by_signal:
+            self._evaluate()
+        every = spec.save_every or spec.eval_every
+        if self.step % every == 0 or last:
+            self._save()
+
+    def _on_sigterm(self, *_: object) -> None:
+        self._signalled = True
+
+    def _out_of_patience(self) -> bool:
+        return self.spec.patience is not None and self.stale >= self.spec.patience
+
+    def _evaluate(self) -> None:
+        value, scores = self.validate()
+        if math.isnan(value):
+            raise TrainingError(f"step {self.step}: the validation score is nan: {scores}")
+        better = self.best is None or value > self.best["score"]
+        self.stale = 0 if better else self.stale + 1
+        if better:
+            self.best = {
+                "step": self.step,
+                "score": value,
+                "prompt": _copy(self.model.prompt),
+                "head": _copy(self.model.head),
+            }
+            self._write_best()
+        self.log.evaluation(self.step, scores, better=better)
+
+    def _write_best(self) -> None:
+        best = self.best
+        if best is None or self.model.engine.rank != 0:
+            return
+        card = {**self.card, "step": best["step"], "score": best["score"]}
+        save_adapter(self.folder / "prompt", prompt=best["prompt"], head=best["head"], card=card)
+
+    # --- the resumable state ------------------------------------------------------------
+
+    def _save(self) -> None:
+        if self.model.engine.rank != 0:
+            return
+        state = {
+            "step": self.step,
+            "stale": self.stale,
+            "best": self.best,
+            "prompt": self.model.prompt.state_dict(),
+            "head": self.model.head.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "seconds": self.log.seconds,
+        }
+        save_state(self.folder / "state", state)
+
+    def resume(self) -> None:
+        """Goes back to the last state, if there is one; the log forgets what came after it."""
+        state = load_state(self.folder / "state")
+        if state is not None:
+            self.step, self.stale, self.best = state["step"], state["stale"], state["best"]
+            self.model.prompt.load_state_dict(state["prompt"])
+            self.model.head.load_state_dict(state["head"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.log.seconds = state["seconds"]
+        self._write_best()
+        self.log.rewind(self.step)
+
+    def load_best(self) -> None:
+        """Puts the best prompt and head in place."""
+        assert self.best is not None, "no evaluation has run"
+        self.model.prompt.load_state_dict(self.best["prompt"])
+        self.model.head.load_state_dict(self.best["head"])
+
+
+def _copy(module: nn.Module) -> dict[str, Tensor]:
+    return {name: t.detach().cpu().clone() for name, t in module.state_dict().items()}

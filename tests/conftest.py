@@ -1,0 +1,110 @@
+"""Fixtures that several test files share: real data and models where the machine has them,
+and a tiny random Llama with its own tokenizer where it has nothing."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# No test reaches for the network: what is not local is a skip or an error, never a wait.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+TEXT = """
+the kettle boils fast and pours without a drip, and i would buy it again .
+this umbrella looked strong but the first wind turned it inside out .
+not a bad lamp at all: warm light, steady foot, quiet switch .
+the soup was cold, the waiter was late, and the bill was wrong .
+i expected little from such a cheap pen and it still disappointed me .
+a lovely walk by the river, even though the rain never stopped .
+the battery lasts two days, which is more than the old one ever did .
+great, another zip that jams on the second morning .
+sst2 sentence: rte sentence1: sentence2: boolq question: passage: sentiment: label:
+positive negative yes no true false entailment contradiction neutral acceptable
+""".strip().splitlines()
+
+
+def _folder_of(variable: str, holds: str) -> Path:
+    value = os.environ.get(variable)
+    if not value:
+        pytest.skip(f"{variable} is not set: it names the folder with {holds}")
+    folder = Path(value)
+    if not folder.is_dir():
+        pytest.skip(f"{variable}={value} is not a folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """<task>/<split>.parquet of real data sets."""
+    return _folder_of("ACCEPT_DATA_DIR", "real data sets")
+
+
+@pytest.fixture(scope="session")
+def models_dir() -> Path:
+    """Small pretrained models as Hugging Face folders."""
+    return _folder_of("ACCEPT_MODEL_DIR", "pretrained models")
+
+
+@pytest.fixture(scope="session")
+def stories(models_dir: Path) -> Path:
+    """A real Llama of 260,032 numbers that writes children's stories."""
+    folder = models_dir / "stories260k"
+    if not folder.is_dir():
+        pytest.skip(f"{models_dir} has no stories260k")
+    return folder
+
+
+def _save_tokenizer(folder: Path) -> int:
+    """Trains a small byte-level BPE that opens with <s>, as Llama's does; returns its size.
+
+    Like Llama's it has no padding token.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<unk>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXT, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    return tokenizer.get_vocab_size()
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random fp32 Llama of two layers and a tokenizer: needs no download. Do not write to it."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny_llama")
+    config = LlamaConfig(
+        vocab_size=_save_tokenizer(folder),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=1,
+        eos_token_id=2,
+        # At the usual 0.02 attention is nearly uniform, and a wrong mask or position hides.
+        initializer_range=0.15,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
