@@ -14,6 +14,7 @@ import typer
 
 from accept_llm import recipe as recipes
 from accept_llm import shipped
+from accept_llm.ranks import ensure_ranks
 from accept_llm.recipe_errors import RecipeError
 
 app = typer.Typer(
@@ -119,6 +120,8 @@ def train_with(
         kind = decide_engine(recipe, engine_kind)
         check_run_folder(recipe, resume=resume)
         checked = check(recipe)
+        if kind == "fsdp2":
+            ensure_ranks()
         _say(f"{recipe.name}: {_counts(checked)}; loading the model")
         _quiet()
         from accept_llm.run import train as run_training

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from accept_llm.backbones import Backbone
 from accept_llm.backbones.loading import load_sharded
 from accept_llm.models import ModelInfo
+from accept_llm.ranks import wants_cpu
 from accept_llm.recipe import ModelSpec
-from accept_llm.recipe_errors import RecipeError
 
 TIMEOUT = timedelta(minutes=30)  # a rank may convert or download a model while others wait
 
@@ -26,14 +26,7 @@ class Fsdp2Engine:
     kind = "fsdp2"
 
     def __init__(self) -> None:
-        if "RANK" not in os.environ:
-            raise RecipeError(
-                [
-                    "engine: fsdp2 needs its processes started for it: "
-                    "accelerate launch --num_processes N launchers/fsdp.py RECIPE"
-                ]
-            )
-        cuda = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU") != "true"
+        cuda = torch.cuda.is_available() and not wants_cpu()
         self.device = torch.device("cpu")
         if cuda:
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))

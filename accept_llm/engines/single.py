@@ -6,6 +6,7 @@ from torch import Tensor
 from accept_llm.backbones import Backbone
 from accept_llm.backbones.loading import load_whole
 from accept_llm.models import ModelInfo
+from accept_llm.ranks import wants_cpu
 from accept_llm.recipe import ModelSpec
 
 
@@ -17,7 +18,9 @@ class SingleEngine:
     world_size = 1
 
     def __init__(self) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(
+            "cuda" if torch.cuda.is_available() and not wants_cpu() else "cpu"
+        )
 
     def load_backbone(self, spec: ModelSpec, info: ModelInfo) -> Backbone:
         return load_whole(info, dtype=spec.dtype, layout=spec.layout, device=self.device)
