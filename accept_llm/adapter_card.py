@@ -13,6 +13,7 @@ from accept_llm.recipe_errors import RecipeError
 
 FORMAT = 1
 CARD = "prompt.json"
+SECTIONS = ("model", "task", "prompt", "head")
 
 
 def tokenizer_hash(folder: Path) -> str:
@@ -24,7 +25,7 @@ def tokenizer_hash(folder: Path) -> str:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """prompt.json, checked for its format version."""
+    """prompt.json, checked for its format version and for what every reader needs of it."""
     try:
         card = json.loads((folder / CARD).read_text())
         version = card["format_version"]
@@ -33,7 +34,11 @@ def read_card(folder: Path) -> dict[str, Any]:
             [f"adapter: got {folder}; allowed: a prompt folder (with {CARD})"]
         ) from None
     if version != FORMAT:
-        raise RecipeError([f"adapter: {folder} has format {version!r}; allowed: {FORMAT}"])
+        todo = "; a newer accept-llm wrote it" if isinstance(version, int) else ""
+        raise RecipeError([f"adapter: {folder} has format {version!r}; allowed: {FORMAT}{todo}"])
+    gone = [key for key in SECTIONS if not isinstance(card.get(key), dict)]
+    if gone:
+        raise RecipeError([f"adapter: {folder / CARD} is damaged: no {', '.join(gone)}"])
     return card
 
 

@@ -84,6 +84,8 @@ class Encoder:
         while room >= len(values):
             keep = share(counts, room)
             kept = [self._cut(v, k, c) for v, k, c in zip(values, keep, counts, strict=True)]
+            if any(v and not k for v, k in zip(values, kept, strict=True)):
+                break  # not even the first letter fits
             tokens = self._tokens(kept, example)
             if len(tokens) <= self.max_length:
                 return tokens

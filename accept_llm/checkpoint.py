@@ -41,5 +41,5 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        first = str(error).splitlines()[0]
+        first = (str(error).splitlines() or ["it is cut short"])[0]
         raise RecipeError([f"resume: {path} cannot be read: {first}"]) from None

@@ -15,7 +15,7 @@ import typer
 from accept_llm import recipe as recipes
 from accept_llm import shipped
 from accept_llm.ranks import ensure_ranks
-from accept_llm.recipe_errors import RecipeError
+from accept_llm.recipe_errors import Problems, RecipeError
 
 app = typer.Typer(
     help="Prompt tuning of frozen language models with ACCEPT.",
@@ -46,9 +46,13 @@ def _plain_errors() -> Iterator[None]:
     try:
         yield
     except RecipeError as error:
-        if _is_first():
-            print(f"error: {error}", file=sys.stderr)
+        _complain(str(error))
         raise typer.Exit(2) from None
+
+
+def _complain(text: str) -> None:
+    if _is_first():
+        print(f"error: {text}", file=sys.stderr)
 
 
 def _say(text: str) -> None:
@@ -66,7 +70,7 @@ def validate(paths: Annotated[list[Path], typer.Argument(help="Recipes.")]) -> N
             print(f"{path}: ok")
         except RecipeError as error:
             failed = True
-            print(f"error: {error}", file=sys.stderr)
+            _complain(str(error))
     if failed:
         raise typer.Exit(2)
 
@@ -115,22 +119,22 @@ def train_with(
         recipe, notes = recipes.load_recipe(path, overrides or ())
         for note in notes:
             _say(f"note: {note}")
-        from accept_llm.preflight import check, check_run_folder, decide_engine
+        from accept_llm.preflight import check_train
 
-        kind = decide_engine(recipe, engine_kind)
-        check_run_folder(recipe, resume=resume)
-        checked = check(recipe)
-        if kind == "fsdp2":
+        checked = check_train(recipe, engine_kind, resume=resume)
+        if engine_kind == "fsdp2":
             ensure_ranks()
+        if resume and not recipe.run_dir.exists():
+            _say(f"note: there is no {recipe.run_dir} to resume; the run starts at step 0")
         _say(f"{recipe.name}: {_counts(checked)}; loading the model")
         _quiet()
         from accept_llm.run import train as run_training
         from accept_llm.trainer import TrainingError
 
         try:
-            run_training(checked, engine_kind=kind, resume=resume, say=_say)
+            run_training(checked, engine_kind=engine_kind, resume=resume, say=_say)
         except TrainingError as error:
-            _say(f"error: {error}")
+            _complain(str(error))
             raise typer.Exit(1) from None
     result = recipe.run_dir / "result.json"
     if _is_first() and result.exists():
@@ -178,14 +182,16 @@ def train(path: RecipePath, overrides: Overrides = None, resume: Resume = False)
     train_with("single", path, overrides, resume=resume)
 
 
-def _saved(run: Path, overrides: list[str] | None) -> recipes.Recipe:
-    """The recipe of a run folder, wherever the folder lies now."""
-    from accept_llm.preflight import RECIPE_FILE
+def _overridden(run: Path, overrides: list[str] | None) -> recipes.Recipe:
+    """The recipe of a run folder with changes, wherever the folder lies now."""
+    from accept_llm.preflight import RECIPE_FILE, moved, read_run
 
-    if not (run / RECIPE_FILE).is_file():
-        raise RecipeError([f"run: got {run}; allowed: a run folder (with {RECIPE_FILE})"])
-    here = [f"name={run.resolve().name}", f"output_dir={run.resolve().parent}"]
-    return recipes.load_recipe(run / RECIPE_FILE, [*(overrides or ()), *here])[0]
+    recipe = read_run(run)
+    if overrides:
+        recipe, notes = recipes.load_recipe(run / RECIPE_FILE, overrides)
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+    return moved(recipe, run)
 
 
 @app.command()
@@ -198,12 +204,13 @@ def evaluate(
     with _plain_errors():
         if split not in ("train", "validation", "test"):
             raise RecipeError([f"--split: got {split!r}; allowed: train, validation, test"])
-        recipe = _saved(run, overrides)
+        recipe = _overridden(run, overrides)
         from accept_llm.adapter_card import read_card
-        from accept_llm.preflight import check
+        from accept_llm.preflight import ADAPTER, check, check_adapter
 
-        read_card(run / "prompt")
+        read_card(run / ADAPTER)
         checked = check(recipe)
+        check_adapter(recipe, checked.info)
         _quiet()
         from accept_llm import run as running
 
@@ -221,21 +228,39 @@ def predict(
 ) -> None:
     """Label new texts: a line of text or of JSON each in, a line of JSON each out."""
     with _plain_errors():
-        recipe = _saved(run, None)
-        from accept_llm.adapter_card import read_card
-        from accept_llm.tasks import task_from
-
-        read_card(run / "prompt")
-        task = task_from(recipe.task)
-        examples = _read_inputs(source, task)
-        if out is not None and out.exists():
-            raise RecipeError([f"--out: {out} exists and is left as it is"])
+        recipe, task, examples = _prediction_of(run, source, out)
         _quiet()
         from accept_llm.run import predict_examples
 
-        found = predict_examples(recipe, task, examples, adapter=run / "prompt")
+        found = predict_examples(recipe, task, examples, adapter=recipe.run_dir / "prompt")
         lines = [json.dumps(_as_json(task, p), ensure_ascii=False) for p in found]
         _write_lines(out, lines)
+
+
+def _prediction_of(run: Path, source: Path | None, out: Path | None) -> tuple[Any, Any, list[Any]]:
+    """Recipe, task and examples, checked all at once."""
+    from accept_llm.inputs import read_inputs
+    from accept_llm.models import inspect_model
+    from accept_llm.preflight import check_adapter, read_run
+    from accept_llm.tasks import task_from
+
+    recipe, examples, problems = read_run(run), list[Any](), Problems()
+    task = task_from(recipe.task)
+    with problems.catch():
+        check_adapter(recipe, inspect_model(recipe.model))
+    with problems.catch():
+        _check_new(out)
+    with problems.catch():
+        examples = read_inputs(source, task)
+    problems.check()
+    return recipe, task, examples
+
+
+def _check_new(out: Path | None) -> None:
+    if out is not None and out.exists():
+        raise RecipeError([f"--out: {out} exists and is left as it is"])
+    if out is not None and not out.absolute().parent.is_dir():
+        raise RecipeError([f"--out: got {out}; allowed: a file in a folder that exists"])
 
 
 def _as_json(task: Any, prediction: Any) -> dict[str, Any]:
@@ -252,16 +277,6 @@ def _write_lines(out: Path | None, lines: list[str]) -> None:
         sys.stdout.write(text)
     else:
         out.write_text(text, encoding="utf-8")
-
-
-def _read_inputs(source: Path | None, task: Any) -> list[Any]:
-    from accept_llm.inputs import parse_inputs
-
-    try:
-        text = sys.stdin.read() if source is None else source.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError([f"--input: cannot read {source} ({error})"]) from None
-    return parse_inputs(text, task)
 
 
 def launch(engine_kind: str) -> Callable[[], None]:

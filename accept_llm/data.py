@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from accept_llm.recipe import BuiltinTask, FileTask
-from accept_llm.recipe_errors import RecipeError
+from accept_llm.recipe_errors import RecipeError, refusal
 from accept_llm.tasks import TASKS, Example, Task, task_from
-from accept_llm.tasks.base import refusal
 from accept_llm.tasks.files import read_rows
 
 DATA_DIR = "ACCEPT_DATA_DIR"
 CARVED = 1000  # training rows that become validation where a task is large
+_NO_NETWORK = {"ConnectError", "ConnectTimeout", "ConnectionError", "ProxyError"}
 SHOWN = 5  # bad rows listed in an error
 
 Examples = list[Example]
@@ -126,17 +126,36 @@ def _a_folder(task: Task, suffix: str = ".parquet") -> str:
 
 def _from_hub(task: Task) -> Any:
     """The task's splits on the Hub, a `datasets.DatasetDict`."""
-    import datasets
-
     assert task.hub is not None, task.name
     repo, config = task.hub
     try:
+        _ask_hub(repo)
+        import datasets
+
         return datasets.load_dataset(repo, config)
     except Exception as error:  # the transport errors of the Hub's clients have no common base
         why = f"{type(error).__name__}: {error}".strip().split("\n")[0]
         got = f"task.kind: got {task.name!r}, but {repo} cannot be had from the Hub ({why})"
         allowed = f"a Hub that answers, or as task.dir or {DATA_DIR} {_a_folder(task)}"
         raise RecipeError([f"{got}; allowed: {allowed}"]) from error
+
+
+def _ask_hub(repo: str) -> None:
+    """One quick request: where there is no network, `load_dataset` retries for half a minute."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError
+
+    cache = os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets"
+    if constants.is_offline_mode() or (Path(cache) / repo.replace("/", "___")).is_dir():
+        return
+    try:
+        HfApi().dataset_info(repo, timeout=5)
+    except HfHubHTTPError:
+        return  # the Hub answers: `load_dataset` says what is wrong
+    except Exception as error:
+        # By name: the library below huggingface_hub was requests, then httpx, then httpx2.
+        if any(c.__name__ in _NO_NETWORK for c in type(error).__mro__):
+            raise
 
 
 def _hub_reader(task: Task) -> Reader:

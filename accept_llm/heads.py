@@ -74,6 +74,8 @@ def label_word_ids(spec: LabelWordsHead, task: Task, tokenizer: Any) -> list[int
     for word in words:
         # After "x", so that the word gets its leading space whatever the tokenizer does.
         joined = tokenizer(f"x {word.strip()}", add_special_tokens=False)["input_ids"]
+        if not word.strip() or len(joined) == len(bare):
+            raise RecipeError([f"head.words: got {word!r}; allowed: a word"])
         ids.append(joined[len(bare)])
     if len(set(ids)) < len(ids):
         raise RecipeError(

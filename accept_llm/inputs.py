@@ -1,11 +1,27 @@
 """New texts for `accept-llm predict`: lines of text, or of JSON with the task's columns."""
 
 import json
+import sys
+from pathlib import Path
+from typing import Any
 
-from accept_llm.recipe_errors import RecipeError
+from accept_llm.recipe_errors import RecipeError, did_you_mean, short
 from accept_llm.tasks import Example, Task
 
 SHOWN = 5  # bad lines listed in an error
+
+
+def read_inputs(source: Path | None, task: Task) -> list[Example]:
+    """The examples of a file, or of standard input; RecipeError as in `parse_inputs`."""
+    try:
+        data = sys.stdin.buffer.read() if source is None else source.read_bytes()
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        raise RecipeError([f"--input: cannot read {source} ({error.strerror})"]) from None
+    except UnicodeDecodeError as error:
+        name = source or "standard input"
+        raise RecipeError([f"--input: {name} is not UTF-8 text (at byte {error.start})"]) from None
+    return parse_inputs(text, task)
 
 
 def parse_inputs(text: str, task: Task) -> list[Example]:
@@ -14,7 +30,7 @@ def parse_inputs(text: str, task: Task) -> list[Example]:
     Raises RecipeError with the lines that cannot be used. Empty lines are passed over.
     """
     found, problems = [], []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: U+2028 is text
         if line.strip():
             try:
                 found.append(_example(line.strip(), number, task))
@@ -33,11 +49,20 @@ def _example(line: str, number: int, task: Task) -> Example:
     if line.startswith("{"):
         try:
             record = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"not JSON ({error})") from None
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"got {short(line)}; not JSON ({error})") from None
+        _check_columns(record, task)
     elif len(task.columns) == 1:
         record = {task.columns[0]: line}
     else:
-        raise ValueError(f"got plain text; allowed: JSON with {', '.join(task.columns)}")
+        names = ", ".join(task.columns)
+        raise ValueError(f"got plain text, {short(line)}; allowed: JSON with {names}")
     label = 0.0 if task.is_score else 0  # not known; its loss is not read
     return Example(str(record.get("id", number)), task.parts(record), label)
+
+
+def _check_columns(record: dict[str, Any], task: Task) -> None:
+    for name in task.columns:
+        if name not in record:
+            hint = did_you_mean(name, list(record)) or ";"
+            raise ValueError(f"no key {name!r}{hint} the line has: {', '.join(record) or 'none'}")

@@ -1,20 +1,27 @@
 """Everything that can be checked before a weight is loaded: data, model folder, sizes, the run
-folder. No torch, so that a mistake shows at once.
+folder, an adapter. No torch, so that a mistake shows at once.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from accept_llm.adapter_card import check_fits, read_card
+from accept_llm.budget import PromptShape, solve
 from accept_llm.data import Splits, load_splits
+from accept_llm.model_files import read_shapes
 from accept_llm.models import ModelInfo, inspect_model
-from accept_llm.prompts.budget import PromptShape, solve
-from accept_llm.recipe import Recipe, parse_recipe
-from accept_llm.recipe_errors import RecipeError
+from accept_llm.recipe import Recipe, read_recipe, unknown_words
+from accept_llm.recipe_errors import Problems, RecipeError
+from accept_llm.tasks import Task, task_from
 
 RECIPE_FILE = "recipe.yaml"
+ADAPTER = "prompt"
+_COMMANDS = {
+    "single": "accept-llm train RECIPE, or python launchers/single_gpu.py RECIPE",
+    "fsdp2": "accelerate launch --num_processes N launchers/fsdp.py RECIPE",
+}
 
 
 @dataclass(frozen=True)
@@ -29,25 +36,55 @@ class Checked:
 
 def check(recipe: Recipe) -> Checked:
     """Reads the task's rows and looks at the model; RecipeError with the problems of both."""
-    problems: list[str] = []
+    problems = Problems()
     splits = info = shape = None
-    try:
+    with problems.catch():
         splits = load_splits(recipe.task, seed=recipe.train.seed)
-    except RecipeError as error:
-        problems += error.problems
-    try:
+    with problems.catch():
+        _check_words(recipe, task_from(recipe.task))
+    with problems.catch():
         info = inspect_model(recipe.model)
         shape = prompt_shape(recipe, info) if info else None
-    except RecipeError as error:
-        problems += error.problems
-    if problems:
-        raise RecipeError(problems)
+    problems.check()
     assert splits is not None
     return Checked(recipe, splits, info, shape)
 
 
+def check_train(recipe: Recipe, launched: str, *, resume: bool) -> Checked:
+    """What can be said before training, all of it at once."""
+    problems, checked = Problems(), None
+    with problems.catch():
+        decide_engine(recipe, launched)
+    with problems.catch():
+        check_run_folder(recipe, resume=resume)
+    with problems.catch():
+        checked = check(recipe)
+    problems.check()
+    assert checked is not None
+    return checked
+
+
+def _check_words(recipe: Recipe, task: Task) -> None:
+    if recipe.head.kind == "label_words":
+        unknown = list(unknown_words(recipe.head, task.labels))
+        if unknown:
+            raise RecipeError(unknown)
+
+
 def prompt_shape(recipe: Recipe, info: ModelInfo) -> PromptShape:
     """The prompt's sizes on this model, which must have room for prompt and input."""
+    problems, shape = Problems(), None
+    with problems.catch():
+        _check_positions(recipe, info)
+    with problems.catch():
+        positions = recipe.task.max_length
+        shape = solve(recipe.prompt, hidden=info.hidden_size, positions=positions)
+    problems.check()
+    assert shape is not None
+    return shape
+
+
+def _check_positions(recipe: Recipe, info: ModelInfo) -> None:
     longest = recipe.prompt_length + recipe.task.max_length
     if info.max_positions is not None and longest > info.max_positions:
         raise RecipeError(
@@ -57,29 +94,25 @@ def prompt_shape(recipe: Recipe, info: ModelInfo) -> PromptShape:
                 f"({info.folder.name})"
             ]
         )
-    return solve(recipe.prompt, hidden=info.hidden_size, positions=recipe.task.max_length)
 
 
 def decide_engine(recipe: Recipe, launched: str) -> str:
     """The launcher decides; a recipe that insists on another engine is refused."""
     wanted = recipe.engine.kind if recipe.engine else launched
     if wanted != launched:
-        commands = {
-            "single": "accept-llm train RECIPE, or python launchers/single_gpu.py RECIPE",
-            "fsdp2": "accelerate launch --num_processes N launchers/fsdp.py RECIPE",
-        }
-        raise RecipeError(
-            [
-                f"engine.kind: got {wanted!r}, but this launcher runs {launched!r}; use: {commands[wanted]}"
-            ]
-        )
+        said = f"engine.kind: got {wanted!r}, but this launcher runs {launched!r}"
+        raise RecipeError([f"{said}; use: {_COMMANDS[wanted]}"])
     return launched
+
+
+# --- the run folder ---------------------------------------------------------------------
 
 
 def check_run_folder(recipe: Recipe, *, resume: bool) -> None:
     """An existing run is never overwritten; a resumed one must have the same recipe."""
     folder = recipe.run_dir
-    if not folder.exists():
+    if not folder.exists() or (resume and folder.is_dir() and not any(folder.iterdir())):
+        _check_writable(folder)
         return
     if not resume:
         raise RecipeError(
@@ -88,27 +121,33 @@ def check_run_folder(recipe: Recipe, *, resume: bool) -> None:
                 "name (name=...), or --resume to go on with it"
             ]
         )
-    saved = folder / RECIPE_FILE
-    if not saved.is_file():
+    if not (folder / RECIPE_FILE).is_file():
         raise RecipeError([f"resume: {folder} has no {RECIPE_FILE}; it is not a run folder"])
-    before, now = read_saved_recipe(folder).model_dump(), recipe.model_dump()
+    before, now = read_recipe(folder / RECIPE_FILE).model_dump(), recipe.model_dump()
     changes = _differences(before, now)
     if changes:
         raise RecipeError([f"resume: {line}; allowed: the recipe of the run" for line in changes])
 
 
-def read_saved_recipe(folder: Path) -> Recipe:
-    """The resolved recipe of a run folder."""
-    path = folder / RECIPE_FILE
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise RecipeError(
-            [f"run: got {folder}; allowed: a run folder (with {RECIPE_FILE})"]
-        ) from None
-    except yaml.YAMLError:
-        raise RecipeError([f"run: {path} is not YAML"]) from None
-    return parse_recipe(data, source=str(path))
+def _check_writable(folder: Path) -> None:
+    above = next(path for path in folder.absolute().parents if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        what = "cannot be written to" if above.is_dir() else "is a file"
+        raise RecipeError([f"output_dir: got {folder.parent}, but {above} {what}"])
+
+
+def read_run(folder: Path) -> Recipe:
+    """The recipe of a run folder, with the name and place that the folder has now."""
+    if not (folder / RECIPE_FILE).is_file():
+        what = "has no" if folder.is_dir() else "does not exist; it would have a"
+        raise RecipeError([f"run: {folder} {what} {RECIPE_FILE}; allowed: a run folder"])
+    return moved(read_recipe(folder / RECIPE_FILE), folder)
+
+
+def moved(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe of a run whose folder may have been renamed, by any name a folder may have."""
+    here = folder.resolve()
+    return recipe.model_copy(update={"name": here.name, "output_dir": str(here.parent)})
 
 
 def _differences(before: Any, now: Any, where: str = "") -> list[str]:
@@ -117,3 +156,36 @@ def _differences(before: Any, now: Any, where: str = "") -> list[str]:
         parts = [_differences(before.get(k), now.get(k), f"{where}.{k}".strip(".")) for k in keys]
         return [line for part in parts for line in part]
     return [] if before == now else [f"{where}: was {before!r}, is {now!r}"]
+
+
+# --- the adapter ------------------------------------------------------------------------
+
+
+def check_adapter(recipe: Recipe, info: ModelInfo | None) -> None:
+    """Whether the run's adapter is whole, and made for this model and task."""
+    folder = recipe.run_dir / ADAPTER
+    card, problems = read_card(folder), Problems()
+    files = ["prompt", "head"] if card["head"].get("kind") == "linear" else ["prompt"]
+    for name in files:
+        with problems.catch():
+            _check_tensors(folder / f"{name}.safetensors")
+    with problems.catch():
+        if info is not None:
+            check_fits(card, info)
+    labels = list(task_from(recipe.task).labels)
+    theirs = card["task"].get("labels")
+    if labels != theirs:
+        problems.lines.append(f"adapter: made for the labels {theirs}, the task has {labels}")
+    longest = card["prompt"].get("positions", 0)
+    if recipe.task.max_length > longest:
+        got = f"task.max_length: got {recipe.task.max_length}"
+        problems.lines.append(f"{got}; allowed: at most {longest}, as the adapter was trained")
+    problems.check()
+
+
+def _check_tensors(path: Path) -> None:
+    try:
+        read_shapes(path)
+    except (OSError, ValueError) as error:
+        why = f"{path} is missing" if isinstance(error, FileNotFoundError) else str(error)
+        raise RecipeError([f"adapter: {why}"]) from None

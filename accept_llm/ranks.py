@@ -5,7 +5,9 @@ process, it starts a single one and sets no RANK (accelerate 1.15, `simple_launc
 is then only in its own command line. Knows nothing of recipes or engines.
 """
 
+import ctypes
 import os
+import signal
 import sys
 
 from accept_llm.recipe_errors import RecipeError
@@ -25,8 +27,20 @@ def ensure_ranks() -> None:
     count = _asked_of_accelerate()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc_per_node={count}", *sys.argv]
-    # In place of this process, so that accelerate's signals and exit codes pass through.
+    _die_with_parent()
+    # In place of this process, so that exit codes pass through.
     os.execv(sys.executable, command)
+
+
+def _die_with_parent() -> None:
+    """SIGTERM for this process when accelerate dies: accelerate passes no signal on, and the
+    ranks would train on without it. torchrun hands it to the ranks, which save their state.
+
+    It stays in force over exec. Linux only; elsewhere a signal must go to the process group.
+    """
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def _asked_of_accelerate() -> int:

@@ -5,8 +5,10 @@ It walks the pydantic classes it is given and knows no field by name.
 """
 
 import difflib
+import reprlib
 import types
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -17,14 +19,72 @@ class RecipeError(ValueError):
 
     def __init__(self, problems: Sequence[str], *, source: str | None = None):
         self.problems = list(problems)
-        head = f"{source}: {len(self.problems)} problem(s)\n" if source else ""
+        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        head = f"{source}: {count}\n" if source else ""
         super().__init__(head + "\n".join(f"  {line}" if source else line for line in problems))
+
+
+class Problems:
+    """Collects the RecipeErrors of several checks, so that all of them show at once."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    @contextmanager
+    def catch(self) -> Iterator[None]:
+        """Keeps the problems of a RecipeError and goes on behind the block."""
+        try:
+            yield
+        except RecipeError as error:
+            self.lines += error.problems
+
+    def check(self, *, source: str | None = None) -> None:
+        """Raises one RecipeError if anything was collected."""
+        if self.lines:
+            raise RecipeError(list(dict.fromkeys(self.lines)), source=source)
+
+
+# --- words ------------------------------------------------------------------------------
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+def short(value: Any) -> str:
+    """A value as a person would recognise it, on one line of bounded length."""
+    return "null" if value is None else _SHORT.repr(value)
 
 
 def did_you_mean(word: str, choices: Sequence[str]) -> str:
     """ ", did you mean 'x'?" or nothing."""
     close = difflib.get_close_matches(str(word), list(choices), n=1)
     return f", did you mean {close[0]!r}?" if close else ""
+
+
+def refusal(value: Any, choices: Sequence[str], allowed: str) -> str:
+    """`got X, did you mean 'y'? allowed: ...`, or `got X; allowed: ...`."""
+    hint = did_you_mean(value, choices) if isinstance(value, str) else ""
+    return f"got {reprlib.repr(value)}{hint or ';'} allowed: {allowed}"
+
+
+# What pydantic calls it -> what is allowed, with the names of the error's context.
+_ALLOWED = {
+    **dict.fromkeys(["int_type", "int_parsing", "int_from_float"], "a whole number"),
+    **dict.fromkeys(["float_type", "float_parsing"], "a number"),
+    **dict.fromkeys(["bool_type", "bool_parsing"], "true or false"),
+    **dict.fromkeys(["model_type", "model_attributes_type", "dict_type"], "a mapping of keys"),
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "string_pattern_mismatch": "text of the form {pattern}",
+    "list_type": "a list, as in [a, b]",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "too_short": "at least {min_length} of them",
+    "too_long": "at most {max_length} of them",
+}
+
+
+# --- the classes ------------------------------------------------------------------------
 
 
 def _classes(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -43,30 +103,36 @@ def _tags(cls: type[BaseModel]) -> tuple[str, ...]:
     return get_args(field.annotation) if field else ()
 
 
-def _class_at(root: type[BaseModel], path: Sequence[str], data: Any) -> type[BaseModel] | None:
-    """The class that checks the mapping at `path`, choosing in a union by its `kind`."""
-    cls = root
+def _classes_at(root: type[BaseModel], path: Sequence[str], data: Any) -> list[type[BaseModel]]:
+    """The classes that may check the mapping at `path`; unions on the way choose by `kind`."""
+    found = [root]
+    for key in path:
+        cls = _chosen(found, data)
+        if cls is None or key not in cls.model_fields:
+            return []
+        found = list(_classes(cls.model_fields[key].annotation))
+        data = data.get(key) if isinstance(data, dict) else None
+    return found
+
+
+def _chosen(classes: list[type[BaseModel]], data: Any) -> type[BaseModel] | None:
+    kind = data.get("kind") if isinstance(data, dict) else None
+    fit = [cls for cls in classes if len(classes) == 1 or kind in _tags(cls)]
+    return fit[0] if fit else None
+
+
+def _at(data: Any, path: Sequence[str]) -> Any:
     for key in path:
         data = data.get(key) if isinstance(data, dict) else None
-        if key not in cls.model_fields:
-            return None
-        found = list(_classes(cls.model_fields[key].annotation))
-        kind = data.get("kind") if isinstance(data, dict) else None
-        found = [c for c in found if len(found) == 1 or kind in _tags(c)]
-        if not found:
-            return None
-        cls = found[0]
-    return cls
+    return data
 
 
 def drop_foreign_keys(
     data: dict[str, Any], path: Sequence[str], root: type[BaseModel]
 ) -> list[str]:
     """After `kind` changed at `path`: removes the keys of the old kind; says which."""
-    node: Any = data
-    for key in path:
-        node = node[key]
-    cls = _class_at(root, path, data)
+    node = _at(data, path)
+    cls = _chosen(_classes_at(root, path, data), node)
     if cls is None:
         return []
     where = ".".join(path)
@@ -76,6 +142,9 @@ def drop_foreign_keys(
     return [
         f"{where}.{key} is left out: {where}.kind={node['kind']} has no such key" for key in foreign
     ]
+
+
+# --- the lines --------------------------------------------------------------------------
 
 
 def _user_path(loc: Sequence[Any], data: Any) -> list[str]:
@@ -95,48 +164,56 @@ def _user_path(loc: Sequence[Any], data: Any) -> list[str]:
 
 
 def _unknown_key(path: list[str], data: Any, root: type[BaseModel]) -> str:
-    cls = _class_at(root, path[:-1], data)
+    parent = _at(data, path[:-1])
+    cls = _chosen(_classes_at(root, path[:-1], data), parent)
     allowed = list(cls.model_fields) if cls else []
-    where = ".".join(path)
-    hint = did_you_mean(path[-1], allowed)
-    return f"{where}: unknown key {path[-1]!r}{hint} allowed: {', '.join(allowed)}".replace(
-        "' a", "'; a"
-    )
+    kind = f" for kind {parent['kind']!r}" if cls and _tags(cls) else ""
+    hint = did_you_mean(path[-1], allowed) or _elsewhere(path, root) or ";"
+    return f"{'.'.join(path)}: unknown key{kind}{hint} allowed: {', '.join(allowed)}"
 
 
-def _bad_kind(where: str, error: Any) -> str:
-    allowed = [tag.strip("' ") for tag in error["ctx"]["expected_tags"].split(",")]
-    got = error["ctx"]["tag"]
-    hint = did_you_mean(got, allowed)
-    return f"{where}.kind: got {got!r}{hint}; allowed: {', '.join(allowed)}".replace("?;", "?")
+def _elsewhere(path: list[str], root: type[BaseModel]) -> str:
+    """Another section that has such a key, for one that stands in the wrong place."""
+    key = path[-1]
+    for name, field in root.model_fields.items():
+        known = any(key in cls.model_fields for cls in _classes(field.annotation))
+        if known and name != path[0]:
+            return f", did you mean '{name}.{key}'?"
+    return ""
 
 
-def _plain(where: str, error: Any) -> list[str]:
-    kind, given = error["type"], error["input"]
+def _bad_kind(path: list[str], item: Any, data: Any, root: type[BaseModel]) -> str:
+    kinds = [tag for cls in _classes_at(root, path, data) for tag in _tags(cls)]
+    where, given = ".".join(path), item["input"]
+    if isinstance(given, dict) and "kind" in given:
+        return f"{where}.kind: {refusal(given['kind'], kinds, ', '.join(kinds))}"
+    if isinstance(given, dict):
+        return f"{where}.kind: missing; allowed: {', '.join(kinds)}"
+    return f"{where}: got {short(given)}; allowed: a mapping with a kind ({', '.join(kinds)})"
+
+
+def _plain(where: str, item: Any) -> list[str]:
+    """A line for a value that is wrong, or the lines of one of our own checks."""
+    kind, given, context = item["type"], item["input"], item.get("ctx", {})
+    said = item["msg"].removeprefix("Value error, ")
     if kind == "missing":
         return [f"{where}: missing; it must be given"]
-    if kind == "union_tag_not_found":
-        return [f"{where}.kind: missing; got {_short(given)}; allowed: a mapping with a `kind`"]
-    message = error["msg"].removeprefix("Value error, ")
-    if kind == "value_error" and isinstance(given, dict):
-        lines = message.split("\n")  # our own checks across fields
-        return [where + line if line.startswith(".") or not where else line for line in lines]
-    if kind == "value_error" and isinstance(given, BaseModel):
-        return message.split("\n")
-    allowed = message.removeprefix("Input should be ")
-    hint = ""
+    if kind == "value_error" and isinstance(given, dict | BaseModel):  # paths below `where`
+        return [f"{where}.{line}".removeprefix(".") for line in said.split("\n")]
     if kind == "literal_error":
-        hint = did_you_mean(str(given), [c.strip("' ") for c in _choices(allowed)])
-    return [f"{where}: got {_short(given)}{hint}; allowed: {allowed}".replace("?;", "?")]
+        choices = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        return [f"{where}: {refusal(given, choices, ', '.join(choices))}"]
+    if kind == "invalid_key" or where.endswith(".[key]"):
+        where = where.removesuffix(".[key]")
+        return [f"{where}: got a key that is not text; allowed: keys in quotes"]
+    allowed = _ALLOWED.get(kind, said.removeprefix("Input should be ")).format_map(context)
+    scalar = given is not None and not isinstance(given, list | dict)
+    quotes = " (put it in quotes)" if kind == "string_type" and scalar else ""
+    return [f"{where}: got {short(given)}; allowed: {allowed}{quotes}"]
 
 
-def _choices(text: str) -> list[str]:
-    return text.replace(" or ", ", ").split(",")
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _is_union(path: list[str], data: Any, root: type[BaseModel]) -> bool:
+    return len(_classes_at(root, path, data)) > 1
 
 
 def describe(error: ValidationError, data: Any, root: type[BaseModel]) -> list[str]:
@@ -144,11 +221,10 @@ def describe(error: ValidationError, data: Any, root: type[BaseModel]) -> list[s
     lines: list[str] = []
     for item in error.errors(include_url=False):
         path = _user_path(item["loc"], data)
-        where = ".".join(path)
         if item["type"] == "extra_forbidden":
             lines.append(_unknown_key(path, data, root))
-        elif item["type"] == "union_tag_invalid":
-            lines.append(_bad_kind(where, item))
+        elif item["type"].startswith(("union_tag", "model_")) and _is_union(path, data, root):
+            lines.append(_bad_kind(path, item, data, root))
         else:
-            lines += _plain(where, item)
+            lines += _plain(".".join(path), item)
     return lines

@@ -102,7 +102,7 @@ class RunLog:
         """Forgets lines after `step` (and a last one cut short by a kill)."""
         if self.writes and self.path.exists():
             kept = [line for line in read_metrics(self.path) if line["step"] <= step]
-            self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -175,7 +175,11 @@ def peak_memory() -> dict[str, int]:
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Writes beside the old file, then puts it in its place."""
+    replace_text(path, json.dumps(data, indent=2) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes beside the old file, then puts it in its place: a kill leaves one of them whole."""
     temporary = path.with_name(path.name + ".new")
-    temporary.write_text(json.dumps(data, indent=2) + "\n")
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

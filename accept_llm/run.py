@@ -14,6 +14,7 @@ import torch
 
 from accept_llm.adapter import head_card, load_prompt, shape_card
 from accept_llm.adapter_card import check_fits, tokenizer_hash
+from accept_llm.backbones.loading import check_layout
 from accept_llm.batches import Encoded, Encoder
 from accept_llm.engines import Engine, open_engine
 from accept_llm.evaluate import Model, Prediction, predict, score
@@ -23,7 +24,7 @@ from accept_llm.preflight import RECIPE_FILE, Checked, prompt_shape
 from accept_llm.prompts import build_prompt
 from accept_llm.recipe import Recipe, dump_recipe
 from accept_llm.report import model_card, plot_curves
-from accept_llm.results import RunLog, environment, peak_memory, write_json
+from accept_llm.results import RunLog, environment, peak_memory, replace_text, write_json
 from accept_llm.tasks import Example, Task
 from accept_llm.trainer import Trainer
 
@@ -66,6 +67,8 @@ def load(recipe: Recipe, task: Task, engine: Engine, *, adapter: Path | None = N
 
     info = _local_model(recipe, engine)
     shape = prompt_shape(recipe, info)
+    longest = shape.length + shape.positions
+    check_layout(info, layout=recipe.model.layout, longest=longest)
     trained = load_prompt(adapter) if adapter else None
     if trained:
         check_fits(trained.card, info)
@@ -99,7 +102,7 @@ def train(checked: Checked, *, engine_kind: str, resume: bool, say: Callable[[st
         folder = recipe.run_dir
         if engine.rank == 0:
             folder.mkdir(parents=True, exist_ok=resume)
-            (folder / RECIPE_FILE).write_text(dump_recipe(recipe), encoding="utf-8")
+            replace_text(folder / RECIPE_FILE, dump_recipe(recipe))
         engine.gather([engine.rank])  # the folder is there for every rank
         spec = recipe.train
         log = RunLog(

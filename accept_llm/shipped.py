@@ -6,7 +6,7 @@ package. It knows nothing of what is inside a recipe but its opening comments.
 
 from pathlib import Path
 
-from accept_llm.recipe_errors import RecipeError, did_you_mean
+from accept_llm.recipe_errors import RecipeError, refusal
 
 _PACKAGE = Path(__file__).resolve().parent
 _PLACES = (_PACKAGE / "_recipes", _PACKAGE.parent / "recipes")
@@ -36,9 +36,7 @@ def copy_recipe(name: str, out: Path) -> Path:
     shipped = shipped_recipes()
     source = shipped.get(name.removesuffix(".yaml"))
     if source is None:
-        hint = did_you_mean(name, list(shipped))
-        allowed = ", ".join(shipped)
-        raise RecipeError([f"recipes: got {name!r}{hint}; allowed: {allowed}".replace("?;", "?")])
+        raise RecipeError([f"recipes: {refusal(name, list(shipped), ', '.join(shipped))}"])
     target = out / source.name if out.is_dir() else out
     try:
         with target.open("x", encoding="utf-8") as file:  # "x" never overwrites

@@ -64,7 +64,7 @@ class Trainer:
             ]
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
-        self.step, self.stale = 0, 0
+        self.step, self.stale, self.evaluated = 0, 0, 0
         self.best: dict[str, Any] | None = None
         self.stopped_by_signal = False
         self._signalled = False
@@ -74,7 +74,7 @@ class Trainer:
         warmup, steps = self.spec.warmup_steps, self.spec.steps
         if step < warmup:
             return (step + 1) / warmup
-        return max(0.0, (steps - step) / (steps - warmup))
+        return (steps - step) / max(1, steps - warmup)
 
     # --- one step -----------------------------------------------------------------------
 
@@ -144,7 +144,7 @@ class Trainer:
         """Trains to the last step, to early stopping, or to SIGTERM (a resumable state)."""
         previous = signal.signal(signal.SIGTERM, self._on_sigterm)
         try:
-            while self.step < self.spec.steps and not self._out_of_patience():
+            while not self._is_done():
                 self._one_round()
                 if self.stopped_by_signal:
                     self._save()
@@ -153,27 +153,32 @@ class Trainer:
             signal.signal(signal.SIGTERM, previous)
 
     def _one_round(self) -> None:
-        spec = self.spec
-        began = time.perf_counter()
-        values = self._train_step()
-        values["seconds"] = time.perf_counter() - began
-        self.log.step(self.step, values, batch_size=spec.batch_size)
-        last = self.step == spec.steps
-        evaluates = self.step % spec.eval_every == 0 or last
-        if evaluates and not self.stopped_by_signal:
+        if not self._is_due():  # it is where SIGTERM came before an evaluation
+            began = time.perf_counter()
+            values = self._train_step()
+            values["seconds"] = time.perf_counter() - began
+            self.log.step(self.step, values, batch_size=self.spec.batch_size)
+        if self._is_due() and not self.stopped_by_signal:
             self._evaluate()
-        every = spec.save_every or spec.eval_every
-        if self.step % every == 0 or last:
+        every = self.spec.save_every or self.spec.eval_every
+        if self.step % every == 0 or self.step == self.spec.steps:
             self._save()
+
+    def _is_due(self) -> bool:
+        """Whether this step's evaluation is still to be done."""
+        at_step = self.step % self.spec.eval_every == 0 or self.step == self.spec.steps
+        return at_step and self.evaluated < self.step
+
+    def _is_done(self) -> bool:
+        at_end = self.step == self.spec.steps and not self._is_due()
+        return at_end or (self.spec.patience is not None and self.stale >= self.spec.patience)
 
     def _on_sigterm(self, *_: object) -> None:
         self._signalled = True
 
-    def _out_of_patience(self) -> bool:
-        return self.spec.patience is not None and self.stale >= self.spec.patience
-
     def _evaluate(self) -> None:
         value, scores = self.validate()
+        self.evaluated = self.step
         if math.isnan(value):
             raise TrainingError(f"step {self.step}: the validation score is nan: {scores}")
         better = self.best is None or value > self.best["score"]
@@ -203,6 +208,7 @@ class Trainer:
         state = {
             "step": self.step,
             "stale": self.stale,
+            "evaluated": self.evaluated,
             "best": self.best,
             "prompt": self.model.prompt.state_dict(),
             "head": self.model.head.state_dict(),
@@ -217,6 +223,7 @@ class Trainer:
         state = load_state(self.folder / "state")
         if state is not None:
             self.step, self.stale, self.best = state["step"], state["stale"], state["best"]
+            self.evaluated = state["evaluated"]
             self.model.prompt.load_state_dict(state["prompt"])
             self.model.head.load_state_dict(state["head"])
             self.optimizer.load_state_dict(state["optimizer"])

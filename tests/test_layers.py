@@ -16,14 +16,16 @@ PACKAGE = ROOT / "accept_llm"
 
 # A module imports only from rows above its own, or from its own row.
 LAYERS = [
-    ["recipe_errors", "recipe", "shipped"],
+    ["recipe_errors"],
+    ["recipe_yaml", "recipe_parts", "ranks", "shipped"],
+    ["recipe"],
     ["tasks"],
-    ["data"],
+    ["data", "inputs"],
     ["models", "model_files", "gguf_convert", "gguf_header"],
+    ["adapter_card", "budget"],
     ["prompts"],
-    ["heads"],
+    ["heads", "batches"],
     ["backbones"],
-    ["batches"],
     ["engines"],
     ["checkpoint", "adapter"],
     ["evaluate"],
@@ -31,7 +33,8 @@ LAYERS = [
     ["trainer"],
     ["preflight"],
     ["run"],
-    ["cli", "__main__"],
+    ["cli"],
+    ["__main__"],
 ]
 ROW = {name: row for row, names in enumerate(LAYERS) for name in names}
 
@@ -104,14 +107,24 @@ def test_no_upward_import() -> None:
     assert not problems, "\n".join(problems)
 
 
+HEAVY = {"torch", "transformers", "datasets", "matplotlib", "accelerate"}
+
+
+def loaded_by(module: str) -> set[str]:
+    """The modules in a fresh process that has imported this one."""
+    command = [sys.executable, "-c", f"import sys, {module}; print(*sys.modules)"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(done.stdout.split())
+
+
 @pytest.mark.parametrize("module", ["accept_llm", "accept_llm.recipe", "accept_llm.shipped"])
 def test_import_is_light(module: str) -> None:
-    heavy = "{'torch', 'transformers', 'datasets', 'numpy', 'matplotlib', 'accelerate'}"
-    code = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    assert done.stdout.strip() == "[]"
+    assert not loaded_by(module) & {*HEAVY, "numpy"}
+
+
+@pytest.mark.parametrize("module", ["cli", "preflight", "data", "models", "adapter_card", "inputs"])
+def test_what_checks_a_recipe_is_light(module: str) -> None:
+    assert not loaded_by(f"accept_llm.{module}") & HEAVY
 
 
 # --- sizes ------------------------------------------------------------------------------

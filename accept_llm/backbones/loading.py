@@ -2,7 +2,7 @@
 when `shard` has cut the parameters up.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -13,6 +13,28 @@ from accept_llm.models import ModelInfo
 from accept_llm.recipe_errors import RecipeError
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+# Families whose attention takes our mask as it is (tests/test_backbones.py holds each to it).
+PACKED = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3")
+
+
+def check_layout(info: ModelInfo, *, layout: Layout, longest: int) -> None:
+    """Refuses the packed layout where it could give other states than the padded one;
+    `longest` is the prompt and the longest input together."""
+    from transformers import AutoConfig
+
+    if layout == "padded":
+        return
+    problem = ""
+    window = getattr(AutoConfig.from_pretrained(info.folder), "sliding_window", None)
+    if info.model_type not in PACKED:
+        problem = f"allowed for {info.model_type}: padded (packed: {', '.join(PACKED)})"
+    elif window is not None and window < longest:
+        problem = (
+            f"the model's attention window ({window}) is shorter than prompt and input "
+            f"({longest}); allowed: padded, or a smaller task.max_length"
+        )
+    if problem:
+        raise RecipeError([f"model.layout: got 'packed'; {problem}"])
 
 
 def load_whole(
@@ -21,9 +43,10 @@ def load_whole(
     """The model on one device, through transformers' own loader."""
     from transformers import AutoModelForCausalLM
 
-    lm = AutoModelForCausalLM.from_pretrained(
-        info.folder, dtype=DTYPES[dtype], attn_implementation="sdpa"
+    lm, report = AutoModelForCausalLM.from_pretrained(
+        info.folder, dtype=DTYPES[dtype], output_loading_info=True
     )
+    _refuse_missing(lm, info, report["missing_keys"])  # transformers would draw them at random
     return _frozen(CausalRoot(lm).to(device), lm.config, dtype=dtype, layout=layout)
 
 
@@ -43,9 +66,7 @@ def load_sharded(
     config = AutoConfig.from_pretrained(info.folder)
     # Buffers (rotary frequencies) are made for real: no checkpoint holds them.
     with init_empty_weights(include_buffers=False):
-        lm = AutoModelForCausalLM.from_config(
-            config, dtype=DTYPES[dtype], attn_implementation="sdpa"
-        )
+        lm = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])
     lm.tie_weights()
     root = CausalRoot(lm)
     root.requires_grad_(False)
@@ -72,19 +93,24 @@ def _fill(lm: nn.Module, info: ModelInfo) -> None:
     stored = set(reader.read_metadata().state_dict_metadata)
     wanted = lm.state_dict()
     tied = {id(p) for name, p in lm.named_parameters(remove_duplicate=False) if name in stored}
-    missing = sorted(
+    missing = [
         name
         for name, p in lm.named_parameters(remove_duplicate=False)
         if name not in stored and id(p) not in tied
-    )
-    if missing:
+    ]
+    _refuse_missing(lm, info, missing)
+    dcp.load({name: t for name, t in wanted.items() if name in stored}, storage_reader=reader)
+
+
+def _refuse_missing(lm: nn.Module, info: ModelInfo, missing: Iterable[str]) -> None:
+    names = sorted(missing)
+    if names:
         raise RecipeError(
             [
-                f"model: {info.folder} lacks {len(missing)} weights of {type(lm).__name__} "
-                f"({', '.join(missing[:3])} ...); allowed: a checkpoint with this model's names"
+                f"model: {info.folder} lacks {len(names)} weights of {type(lm).__name__} "
+                f"({', '.join(names[:3])}, ...); allowed: a checkpoint with this model's names"
             ]
         )
-    dcp.load({name: t for name, t in wanted.items() if name in stored}, storage_reader=reader)
 
 
 def _frozen(root: nn.Module, config: Any, *, dtype: str, layout: Layout) -> CausalBackbone:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from accept_llm.recipe_errors import did_you_mean
+from accept_llm.recipe_errors import refusal
 
 Record = Mapping[str, Any]
 Parts = tuple[tuple[str, str], ...]
@@ -32,12 +32,6 @@ def listing(names: Sequence[str]) -> str:
     """The names in a line, the first 20 of many."""
     more = f", ... ({len(names)} in all)" if len(names) > 20 else ""
     return ", ".join(names[:20]) + more
-
-
-def refusal(value: Any, choices: Sequence[str], allowed: str) -> str:
-    """`got X, did you mean 'y'? allowed: ...`."""
-    hint = did_you_mean(value, choices) if isinstance(value, str) else ""
-    return f"got {reprlib.repr(value)}{hint or ';'} allowed: {allowed}"
 
 
 def text_parts(task: "Task", record: Record) -> Parts:

@@ -1,0 +1,180 @@
+"""Truncation, the order of rows, and how a global batch is cut over ranks."""
+
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from accept_llm.batches import Encoded, Encoder, batch_rows, collate, micro_batches, share
+from accept_llm.recipe import FileTask
+from accept_llm.recipe_errors import RecipeError
+from accept_llm.tasks import Example, task_from
+
+PROPERTY = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc", "Z"]), min_size=1)
+WORDS = st.lists(TEXT | st.sampled_from("kettle lamp rain was".split()), min_size=1, max_size=40)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_llama):
+    return AutoTokenizer.from_pretrained(tiny_llama)
+
+
+def encoder(tokenizer, max_length, *, columns=("a", "b"), cue=True) -> Encoder:
+    spec = FileTask(
+        **{"kind": "file", "train": "-", "text": list(columns), "label": "y", "labels": ["n", "p"]},
+        **{"max_length": max_length, "cue": cue},
+    )
+    return Encoder(tokenizer, task_from(spec), spec)
+
+
+def example(*values: str) -> Example:
+    leads = ["text a: ", " b: "]
+    return Example("train:7", tuple(zip(leads, values, strict=False)), 1)
+
+
+def read_back(tokenizer, encoded) -> tuple[str, str]:
+    """The two values in the decoded tokens; fails where a lead or the question is gone."""
+    text = tokenizer.decode(encoded.tokens, skip_special_tokens=True)
+    start, _, rest = text.partition("text a: ")
+    first, _, rest = rest.partition(" b: ")
+    second, question, end = rest.rpartition(" label:")
+    assert (start.strip(), question, end) == ("", " label:", ""), text
+    return first, second
+
+
+def test_short_texts_are_left_alone(tokenizer):
+    encoded = encoder(tokenizer, 64)(example("the kettle boils", "a drip"))
+    assert list(encoded.tokens) == tokenizer("text a: the kettle boils b: a drip label:")["input_ids"]
+    assert encoded.tokens[0] == tokenizer.bos_token_id
+    assert (encoded.id, encoded.label) == ("train:7", 1)
+
+
+def test_no_cue_no_question(tokenizer):
+    encoded = encoder(tokenizer, 64, cue=False)(example("the kettle", "a drip"))
+    assert tokenizer.decode(encoded.tokens, skip_special_tokens=True).endswith("a drip")
+
+
+@PROPERTY
+@given(first=WORDS, second=WORDS, max_length=st.integers(48, 120))
+def test_truncation_keeps_both_texts_leads_and_question(tokenizer, first, second, max_length):
+    values = " ".join(first), " ".join(second)
+    whole = len(tokenizer(f"text a: {values[0]} b: {values[1]} label:")["input_ids"])
+    encoded = encoder(tokenizer, max_length)(example(*values))
+    assert len(encoded.tokens) <= max_length
+    if whole <= max_length:
+        assert len(encoded.tokens) == whole
+    if " b: " in values[0] or " label:" in values[1] or "text a: " in values[0]:
+        return  # the values themselves look like the frame: cannot be read back
+    for kept, value in zip(read_back(tokenizer, encoded), values, strict=True):
+        assert kept
+        assert value.startswith(kept)
+
+
+def test_the_longest_value_is_cut_first(tokenizer):
+    short, long = "the kettle boils fast", "the soup was cold and the waiter was late " * 6
+    for values in (short, long), (long, short):
+        kept = read_back(tokenizer, encoder(tokenizer, 50)(example(*values)))
+        assert kept[values.index(short)] == short
+        assert 0 < len(kept[values.index(long)]) < len(long)
+
+
+def test_nearly_all_room_is_used(tokenizer):
+    long = "the soup was cold and the waiter was late " * 9
+    encoded = encoder(tokenizer, 60)(example(long, long))
+    assert 57 <= len(encoded.tokens) <= 60
+
+
+@pytest.mark.parametrize(
+    ("values", "length"),
+    [(("kettle " * 30, "lamp " * 30), 8), (("kettle " * 30, "\N{OLD PERSIAN SIGN A}" * 9), 20)],
+    ids=["frame", "first_letter"],
+)
+def test_a_text_without_room_is_refused_not_dropped(tokenizer, values, length):
+    with pytest.raises(RecipeError, match=rf"task\.max_length: got {length}.*train:7"):
+        encoder(tokenizer, length)(example(*values))
+
+
+@PROPERTY
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=4), st.integers(4, 120))
+def test_share_cuts_the_largest(counts, room):
+    keep = share(counts, room)
+    assert sum(keep) == min(sum(counts), room)
+    level = max(keep)
+    for have, got in zip(counts, keep, strict=True):
+        assert got == have or level - 1 <= got <= level
+        assert got >= min(have, 1)
+
+
+# --- which rows are in which batch ------------------------------------------------------
+
+
+@PROPERTY
+@given(st.integers(1, 30), st.integers(1, 70), st.integers(0, 2**20))
+def test_each_epoch_has_each_row_once(count, batch_size, seed):
+    steps = -(-3 * count // batch_size)
+    rows = [
+        row
+        for step in range(steps)
+        for row in batch_rows(count, step=step, batch_size=batch_size, seed=seed)
+    ]
+    assert len(rows) == steps * batch_size
+    for epoch in range(3):
+        assert sorted(rows[epoch * count : (epoch + 1) * count]) == list(range(count))
+
+
+@PROPERTY
+@given(st.integers(1, 25), st.integers(1, 20), st.integers(1, 5))
+def test_the_order_does_not_depend_on_the_batch_size(count, small, times):
+    """So one step of a large batch is `times` steps of a small one."""
+    one = batch_rows(count, step=2, batch_size=small * times, seed=3)
+    steps = range(2 * times, 3 * times)
+    many = [r for s in steps for r in batch_rows(count, step=s, batch_size=small, seed=3)]
+    assert one == many
+
+
+def test_epochs_and_seeds_differ():
+    def draw(step, seed):
+        return batch_rows(50, step=step, batch_size=50, seed=seed)
+
+    assert len({tuple(draw(step, seed)) for step in range(4) for seed in range(4)}) == 16
+
+
+# --- batches ----------------------------------------------------------------------------
+
+
+def encoded(count: int) -> list[Encoded]:
+    return [Encoded(f"train:{i}", tuple(range(1, 2 + i % 5)), i % 3) for i in range(count)]
+
+
+def test_collate_keeps_rows_and_types():
+    batch = collate(encoded(7))
+    parts = batch.tokens.split(batch.lengths.tolist())
+    assert [tuple(part.tolist()) for part in parts] == [row.tokens for row in encoded(7)]
+    assert batch.labels.dtype == torch.int64
+    assert collate([Encoded("a", (1,), 2.5), Encoded("b", (1,), 3.0)]).labels.dtype == torch.float32
+
+
+@PROPERTY
+@given(st.integers(1, 20), st.integers(1, 9), st.none() | st.integers(1, 20))
+def test_micro_batches_of_all_ranks_are_the_global_batch(count, world_size, size):
+    rows = encoded(count)
+    seen, calls = Counter(), set()
+    for rank in range(world_size):
+        parts = list(
+            micro_batches(rows, rank=rank, world_size=world_size, micro_batch_size=size)
+        )
+        calls.add(len(parts))
+        for batch, weights in parts:
+            assert weights.shape == (len(batch),)
+            assert len(batch) <= min(size or count, -(-count // world_size))
+            for name, weight in zip(batch.ids, weights.tolist(), strict=True):
+                assert weight in (0.0, 1.0)
+                seen[name] += weight
+    assert seen == {row.id: 1.0 for row in rows}
+    assert len(calls) == 1, "a rank with fewer passes would hang the others"

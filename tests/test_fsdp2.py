@@ -1,0 +1,180 @@
+"""FSDP2 on two and three CPU processes against one process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from helpers import (
+    ROOT,
+    finish,
+    kill,
+    metrics,
+    start,
+    start_ranks,
+    wait_for_step,
+    write_recipe,
+)
+
+TRAIN = {"steps": 20, "eval_every": 5, "save_every": 2, "warmup_steps": 3}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, tiny_llama) -> Path:
+    return write_recipe(tmp_path_factory.mktemp("fsdp2"), tiny_llama, **TRAIN)
+
+
+@pytest.fixture(scope="module")
+def one_process(recipe) -> Path:
+    assert finish(start(recipe, "name=one")) == [0]
+    return recipe.parent / "runs" / "one"
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text())
+
+
+def assert_parity(folder: Path, one: Path, *, ranks: int) -> None:
+    """Losses within 1e-4, the same scores, and each rank with its share of the weights."""
+    traces = [[line["loss"] for line in metrics(f, of="loss")] for f in (folder, one)]
+    assert len(traces[1]) == TRAIN["steps"]
+    assert traces[0] == pytest.approx(traces[1], rel=1e-4)
+    sharded, single = result(folder), result(one)
+    for split in "validation", "test":
+        assert sharded[split] == pytest.approx(single[split], rel=1e-4)
+        assert sharded[split]["accuracy"] == single[split]["accuracy"]
+    assert sharded["best_step"] == single["best_step"]
+    (whole,) = single["frozen_bytes_per_rank"]
+    held = sharded["frozen_bytes_per_rank"]
+    assert len(held) == ranks
+    assert sum(held) == whole
+    assert max(held) <= 1.05 * whole / ranks
+    assert_close_prompts(folder, one, tolerance=1e-4)
+
+
+def assert_close_prompts(folder: Path, other: Path, *, tolerance: float) -> None:
+    for name in "prompt.safetensors", "head.safetensors":
+        if not (other / "prompt" / name).exists():
+            continue
+        ours, theirs = (load_file(f / "prompt" / name) for f in (folder, other))
+        for key, tensor in theirs.items():
+            assert (ours[key] - tensor).abs().max() <= tolerance
+
+
+def accelerate(recipe: Path, *overrides: str) -> list[str]:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command[1:3] = ["-m", "accelerate.commands.accelerate_cli", "launch"]
+    return [*command, str(ROOT / "launchers" / "fsdp.py"), str(recipe), *overrides]
+
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def test_accelerate_launch_equals_one_process(recipe, one_process):
+    """A batch of 5 on 2 ranks, in micro-batches of 2: no rank has what another has."""
+    command = accelerate(recipe, "name=launched", "train.micro_batch_size=2")
+    subprocess.run(command, env=ENVIRONMENT, check=True, timeout=180, capture_output=True)
+    assert_parity(recipe.parent / "runs" / "launched", one_process, ranks=2)
+
+
+def test_three_ranks_equal_one_process(recipe, one_process):
+    """64 columns, 5 rows a batch and 11 test rows: 3 divides none of them."""
+    assert finish(*start_ranks(recipe, "name=three", "model.layout=packed", count=3)) == [0] * 3
+    assert_parity(recipe.parent / "runs" / "three", one_process, ranks=3)
+
+
+def test_more_ranks_than_rows_in_a_batch(recipe):
+    change = ("train.batch_size=1", "model.dtype=fp32")
+    assert finish(start(recipe, "name=single_row", *change)) == [0]
+    assert finish(*start_ranks(recipe, "name=empty_rank", *change, count=2)) == [0, 0]
+    folders = [recipe.parent / "runs" / name for name in ("empty_rank", "single_row")]
+    assert_parity(*folders, ranks=2)
+
+
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory, tiny_llama) -> Path:
+    """The LM head is the embedding, stored once, in many small files."""
+    folder = tmp_path_factory.mktemp("tied")
+    lm = AutoModelForCausalLM.from_pretrained(tiny_llama, tie_word_embeddings=True)
+    lm.save_pretrained(folder, max_shard_size="40KB")
+    for file in tiny_llama.glob("tokenizer*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    assert len(list(folder.glob("*.safetensors"))) > 3
+    return folder
+
+
+def test_tied_embeddings_in_many_files(tmp_path, tied):
+    """Label words read the LM head, which no file has."""
+    path = write_recipe(tmp_path, tied, **TRAIN)
+    change = ("head.kind=label_words",)
+    assert finish(start(path, "name=one", *change)) == [0]
+    assert finish(*start_ranks(path, "name=two", *change, count=2)) == [0, 0]
+    assert_parity(tmp_path / "runs" / "two", tmp_path / "runs" / "one", ranks=2)
+
+
+def test_a_missing_weight_is_refused(tmp_path, tiny_llama):
+    model = tmp_path / "model"
+    lm = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    weights = lm.state_dict()
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    lm.save_pretrained(model, state_dict=weights)
+    for file in tiny_llama.glob("tokenizer*"):
+        (model / file.name).write_bytes(file.read_bytes())
+    path = write_recipe(tmp_path, model, **TRAIN)
+    assert finish(*start_ranks(path, count=2)) == [2, 2]
+    said = Path(f"{path}.err").read_text()
+    assert "lacks 1 weights of LlamaForCausalLM (model.layers.1.mlp.up_proj.weight" in said
+    assert said.count("error:") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_kill_9_of_all_ranks_then_resume(recipe, one_process):
+    assert finish(*start_ranks(recipe, "name=undisturbed", count=2)) == [0, 0]
+    folder = recipe.parent / "runs" / "killed"
+    for step in 4, 11:
+        ranks = start_ranks(recipe, "name=killed", count=2, resume=folder.exists())
+        assert wait_for_step(folder, step, *ranks)
+        kill(*ranks)
+    assert finish(*start_ranks(recipe, "name=killed", count=2, resume=True)) == [0, 0]
+    assert [line["step"] for line in metrics(folder, of="loss")] == list(range(1, 21))
+    assert_close_prompts(folder, folder.parent / "undisturbed", tolerance=1e-6)
+
+
+def test_sigterm_of_one_rank_stops_both(recipe, one_process):
+    folder = recipe.parent / "runs" / "one_signal"
+    ranks = start_ranks(recipe, "name=one_signal", count=2)
+    assert wait_for_step(folder, 3, *ranks)
+    os.kill(ranks[1].pid, signal.SIGTERM)
+    assert finish(*ranks) == [0, 0]
+    assert not (folder / "result.json").exists()
+    assert finish(*start_ranks(recipe, "name=one_signal", count=2, resume=True)) == [0, 0]
+    assert_parity(folder, one_process, ranks=2)
+
+
+@pytest.mark.slow
+def test_sigterm_to_accelerate_reaches_the_ranks(recipe):
+    """accelerate itself dies of it at once; torchrun below it passes it on."""
+    folder = recipe.parent / "runs" / "signalled"
+    overrides = ("name=signalled", "train.steps=100000", "train.save_every=100000")
+    with subprocess.Popen(accelerate(recipe, *overrides), env=ENVIRONMENT) as launcher:
+        until = time.monotonic() + 120
+        path = folder / "metrics.jsonl"
+        while not (path.exists() and len(path.read_text()) > 500) and time.monotonic() < until:
+            time.sleep(0.1)
+        launcher.send_signal(signal.SIGTERM)
+        launcher.wait(60)
+    state = folder / "state" / "state.pt"
+    until = time.monotonic() + 60
+    while not state.exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    step = torch.load(state)["step"]
+    time.sleep(3)
+    assert max(line["step"] for line in metrics(folder, of="loss")) == step, "ranks still train"
