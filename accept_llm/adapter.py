@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from accept_llm.heads import LabelWords, LinearHead
 from accept_llm.adapter_card import CARD, FORMAT, read_card
+from accept_llm.budget import CodebookShape, PromptShape
+from accept_llm.heads import LabelWords, LinearHead
 from accept_llm.prompts import Prompt
-from accept_llm.prompts.budget import CodebookShape, PromptShape
 from accept_llm.recipe_errors import RecipeError
 
 PROMPT, HEAD = "prompt.safetensors", "head.safetensors"

@@ -127,6 +127,10 @@ def train_with(
         if resume and not recipe.run_dir.exists():
             _say(f"note: there is no {recipe.run_dir} to resume; the run starts at step 0")
         _say(f"{recipe.name}: {_counts(checked)}; loading the model")
+        if checked.info is None and "RANK" not in os.environ:
+            from accept_llm.models import fetch_model
+
+            fetch_model(recipe.model)  # one that cannot be had shows before torch is loaded
         _quiet()
         from accept_llm.run import train as run_training
         from accept_llm.trainer import TrainingError

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from accept_llm.backbones import Backbone
 from accept_llm.batches import Encoded, collate
 from accept_llm.engines import Engine
-from accept_llm.heads import example_losses
+from accept_llm.heads import LabelWords, LinearHead, example_losses
 from accept_llm.prompts import Prompt
 from accept_llm.tasks import METRICS, Task
 
@@ -21,7 +20,7 @@ class Model:
     engine: Engine
     backbone: Backbone
     prompt: Prompt
-    head: nn.Module
+    head: LinearHead | LabelWords
 
 
 @dataclass(frozen=True)

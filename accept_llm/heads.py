@@ -3,7 +3,7 @@ the LM head's logits of one word per label. A head owns its loss and its decisio
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,20 +14,10 @@ from accept_llm.recipe_errors import RecipeError
 from accept_llm.tasks import Task
 
 
-class Head(Protocol):
-    """What the trainer and the evaluation need of a head."""
-
-    reads: str
-    """"states" (B, d) or "logits" (B, vocabulary), at the last real token."""
-
-    def scores(self, read: Tensor) -> Tensor:
-        """(B, d or vocabulary) -> (B, classes), or (B,) for a task that is a score."""
-
-
 class LinearHead(nn.Module):
     """Logits, or one score, from the state of the last real token; fp32."""
 
-    reads = "states"
+    reads: Literal["states", "logits"] = "states"
 
     def __init__(self, hidden: int, classes: int, *, bias: bool, seed: int = 0):
         super().__init__()
@@ -46,7 +36,8 @@ class LinearHead(nn.Module):
 class LabelWords(nn.Module):
     """The next-token logits of one word per label; no parameters of its own."""
 
-    reads = "logits"
+    reads: Literal["states", "logits"] = "logits"
+    token_ids: Tensor
 
     def __init__(self, token_ids: Sequence[int]):
         super().__init__()
@@ -56,18 +47,16 @@ class LabelWords(nn.Module):
         return read[:, self.token_ids].float()
 
 
+Head = LinearHead | LabelWords
+"""`reads` says what of the backbone, at the last real token; `scores` turns that, (B, d) or
+(B, vocabulary), into (B, classes), or (B,) for a task that is a score."""
+
+
 def label_word_ids(spec: LabelWordsHead, task: Task, tokenizer: Any) -> list[int]:
     """The first token of each label's word, as it follows a space.
 
-    Raises RecipeError for words of unknown labels and for two words that begin alike.
+    Raises RecipeError for an empty word and for two words that begin alike.
     """
-    unknown = [label for label in spec.words if label not in task.labels]
-    if unknown:
-        raise RecipeError(
-            [
-                f"head.words: got {unknown[0]!r}; allowed: labels of {task.name}: {', '.join(task.labels)}"
-            ]
-        )
     words = [spec.words.get(a, b) for a, b in zip(task.labels, task.words, strict=True)]
     bare = tokenizer("x", add_special_tokens=False)["input_ids"]
     ids = []
@@ -87,7 +76,9 @@ def label_word_ids(spec: LabelWordsHead, task: Task, tokenizer: Any) -> list[int
     return ids
 
 
-def build_head(spec: HeadSpec, task: Task, *, hidden: int, tokenizer: Any, seed: int) -> nn.Module:
+def build_head(
+    spec: HeadSpec, task: Task, *, hidden: int, tokenizer: Any, seed: int
+) -> LinearHead | LabelWords:
     """The head that a recipe asks for."""
     if spec.kind == "linear":
         return LinearHead(hidden, len(task.labels), bias=spec.bias, seed=seed)

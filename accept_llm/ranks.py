@@ -45,12 +45,13 @@ def _die_with_parent() -> None:
 
 def _asked_of_accelerate() -> int:
     import psutil
-    from accelerate.commands.launch import launch_command_parser
 
     parent = psutil.Process().parent()
     words = parent.cmdline() if parent else []
     if "launch" not in words:
         raise RecipeError([f"engine: fsdp2 needs its processes started for it: {HOW}"])
+    from accelerate.commands.launch import launch_command_parser  # it loads torch
+
     asked = launch_command_parser().parse_args(words[words.index("launch") + 1 :])
     if (asked.num_machines or 1) > 1:
         raise RecipeError(["engine: fsdp2 on CPUs of several machines needs torchrun"])

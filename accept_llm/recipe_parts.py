@@ -14,12 +14,11 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
-Whole = Annotated[int, BeforeValidator(_no_bool)]
-Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
-Count = Annotated[Whole, Field(ge=1)]
-Size = Annotated[Whole, Field(ge=0)]
-Positive = Annotated[Number, Field(gt=0)]
-Rate = Annotated[Number, Field(ge=0)]
+_NoBool = BeforeValidator(_no_bool)
+Count = Annotated[int, Field(ge=1), _NoBool]
+Size = Annotated[int, Field(ge=0), _NoBool]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), _NoBool]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False), _NoBool]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 Init = Literal["vocab", "gaussian", "kaiming"]

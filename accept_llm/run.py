@@ -192,10 +192,7 @@ def _finish(
     trainer.load_best()
     model, engine, best = loaded.model, loaded.model.engine, trainer.best
     assert best is not None
-    scores = {}
-    for name in ("validation", "test"):
-        found = predict(model, rows[name], batch_size=recipe.train.eval_batch_size)
-        scores[name] = score(task, rows[name], found)
+    found = predict(model, rows["test"], batch_size=recipe.train.eval_batch_size)
     trainable = {name: sum(p.numel() for p in ps) for name, ps in model.prompt.groups().items()}
     trainable["head"] = sum(p.numel() for p in model.head.parameters())
     return {
@@ -203,7 +200,8 @@ def _finish(
         "folder": str(recipe.run_dir),
         "model": model_name(recipe),
         "task": task.name,
-        **scores,
+        "validation": best["scores"],
+        "test": score(task, rows["test"], found),
         "rows": {name: len(rows[name]) for name in SPLITS},
         "steps": trainer.step,
         "best_step": best["step"],

@@ -123,7 +123,7 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.parameters, limit).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._stop_on_nan(loss, norm, ids)
-        rate = self.schedule.get_last_lr()[0]
+        rate = float(self.schedule.get_last_lr()[0])
         self.optimizer.step()
         self.schedule.step()
         self.step += 1
@@ -187,6 +187,7 @@ class Trainer:
             self.best = {
                 "step": self.step,
                 "score": value,
+                "scores": scores,
                 "prompt": _copy(self.model.prompt),
                 "head": _copy(self.model.head),
             }

@@ -17,10 +17,10 @@ import torch
 
 from accept_llm.backbones.causal import CausalBackbone, CausalRoot
 from accept_llm.batches import Batch, Encoder, collate
+from accept_llm.budget import solve
 from accept_llm.data import load_splits
 from accept_llm.models import fetch_model
 from accept_llm.prompts import build_prompt
-from accept_llm.prompts.budget import solve
 from accept_llm.recipe import AcceptPrompt, BuiltinTask, FolderModel, load_recipe
 
 LENGTH, POSITIONS = 60, 256  # m and l of the paper

@@ -23,7 +23,27 @@ ROOT = Path(__file__).resolve().parent.parent
 GOOD = "lovely fast steady warm quiet strong kettle lamp pen walk".split()
 BAD = "cold late wrong jams disappointed rain bill zip dripping soup".split()
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["helpers_preload"])
+FORKSERVER.set_forkserver_preload(  # names in tests/ are not importable there (Python < 3.13)
+    [
+        *(
+            "accept_llm.cli",
+            "accept_llm.run",
+            "accept_llm.trainer",
+            "accelerate",
+            "matplotlib.pyplot",
+        ),
+        *(
+            "transformers.models.llama.modeling_llama",
+            "transformers.models.auto",
+            "sklearn.metrics",
+        ),
+        *(
+            "torch.distributed.fsdp",
+            "torch.distributed.checkpoint",
+            "transformers.tokenization_utils_tokenizers",
+        ),
+    ]
+)
 
 
 def write_reviews(path: Path, count: int, *, seed: int) -> None:
@@ -101,6 +121,16 @@ def start_ranks(path: Path, *overrides: str, count: int, resume: bool = False) -
         ranks.append(FORKSERVER.Process(target=run_recipe, args=arguments))
         ranks[-1].start()
     return ranks
+
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def launch_command(path: Path, *overrides: str, count: int = 2) -> list[str]:
+    """What a person types for FSDP2 on the CPU."""
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu"]
+    command += ["--num_processes", str(count), str(ROOT / "launchers" / "fsdp.py")]
+    return [*command, str(path), *overrides]
 
 
 def finish(*processes: BaseProcess, seconds: float = 300) -> list[int | None]:

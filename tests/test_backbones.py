@@ -212,7 +212,9 @@ def test_a_short_window_is_the_models_own_when_padded(tmp_path, tiny_llama):
 def test_packed_is_refused_where_it_was_not_tested(tmp_path, tiny_llama):
     """Bloom adds its positions to the mask: it would take a packed row for one long text."""
     info = save(tmp_path, tiny_llama, "bloom")
-    with pytest.raises(RecipeError, match=r"model\.layout: got 'packed'; allowed for bloom: padded"):
+    with pytest.raises(
+        RecipeError, match=r"model\.layout: got 'packed'; allowed for bloom: padded"
+    ):
         check_layout(info, layout="packed", longest=16)
     agree(AutoModelForCausalLM.from_pretrained(info.folder), "padded", prompt_of(32))
 

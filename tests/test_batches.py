@@ -50,7 +50,9 @@ def read_back(tokenizer, encoded) -> tuple[str, str]:
 
 def test_short_texts_are_left_alone(tokenizer):
     encoded = encoder(tokenizer, 64)(example("the kettle boils", "a drip"))
-    assert list(encoded.tokens) == tokenizer("text a: the kettle boils b: a drip label:")["input_ids"]
+    assert (
+        list(encoded.tokens) == tokenizer("text a: the kettle boils b: a drip label:")["input_ids"]
+    )
     assert encoded.tokens[0] == tokenizer.bos_token_id
     assert (encoded.id, encoded.label) == ("train:7", 1)
 
@@ -166,9 +168,7 @@ def test_micro_batches_of_all_ranks_are_the_global_batch(count, world_size, size
     rows = encoded(count)
     seen, calls = Counter(), set()
     for rank in range(world_size):
-        parts = list(
-            micro_batches(rows, rank=rank, world_size=world_size, micro_batch_size=size)
-        )
+        parts = list(micro_batches(rows, rank=rank, world_size=world_size, micro_batch_size=size))
         calls.add(len(parts))
         for batch, weights in parts:
             assert weights.shape == (len(batch),)

@@ -48,15 +48,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 TEXTS = {
     "empty": ("", ["bad.yaml holds nothing; allowed: a mapping"]),
     "a list": ("- a\n- b\n", ["bad.yaml holds a list; allowed: a mapping"]),
-    "not yaml": ("train: {steps: 5\nname", ["bad.yaml is not YAML: line 2, column 1: "]),
+    "not yaml": ("train: {steps: 5\nname", ["bad.yaml is not YAML: line 2, column 5: "]),
     "a tab": ("train:\n\tsteps: 5\n", ["is not YAML: line 2, column 1: ", "spaces, not tabs"]),
     "an impossible date": ("name: 2024-13-45\n", ["bad.yaml is not YAML: month must be in"]),
     "a python object": ("name: !!python/name:os.system x\n", ["is not YAML: line 1, column 7: "]),
     "doubled keys": (
         "train:\n  steps: 5\n  lr: {head: 1, head: 2}\n  steps: 6\n",
         [
-            "2 problems",
-            "train.steps: given twice (lines 2 and 4); allowed: once",
+            "train.steps: given twice (lines 2 and 4); allowed: once (in bad.yaml)",
             "train.lr.head: given twice (lines 3 and 3); allowed: once",
         ],
     ),
@@ -78,7 +77,7 @@ TEXTS = {
         """,
         [
             "bad.yaml: 10 problems",
-            "model.dtyp: unknown key for kind 'folder', did you mean 'dtype'? allowed: kind,",
+            "model.dtyp: unknown key for kind 'folder', did you mean 'dtype'? allowed: dtype,",
             "task.kind: got 'sst3', did you mean 'sst2'? allowed: sst2, rte,",
             "prompt.prepended.subspace: unknown key, did you mean 'subspaces'?",
             "prompt.added.subdim: got 8 and subspaces 2; allowed: one of the two",
@@ -158,11 +157,10 @@ OVERRIDES = {
         ["task.train: got gone.jsonl, which does not exist; allowed: an existing file"],
     ),
     "data and model": (
-        ["task.test=gone.csv", "model.path=gone", "head.kind=label_words", "head.words={bd: x}"],
+        ["task.test=gone.csv", "model.path=gone"],
         [
             "task.test: got gone.csv",
             "model.path: gone does not exist",
-            "got 'bd', did you mean 'ba",
         ],
     ),
     "no data folder": (
@@ -299,7 +297,7 @@ def test_gguf_that_is_cut(recipe: Path) -> None:
 
 def test_model_that_is_not_here(recipe: Path) -> None:
     outcome = accept_llm("train", recipe, "model={kind: hub, id: a/b}", cwd=recipe.parent)
-    refused(outcome, "model.id: 'a/b' is not on this machine and the Hub", seconds=TORCH)
+    refused(outcome, "model.id: 'a/b' is not on this machine and the Hub")
 
 
 # --- runs -------------------------------------------------------------------------------
@@ -355,7 +353,7 @@ def _set_embedding(path: Path, hidden: int) -> None:
 
 
 def test_evaluate_otherwise_than_trained(run: Path) -> None:
-    changes = ["task.labels=[no, yes]", "task.max_length=48"]
+    changes = ["task.labels=['no', 'yes']", "task.max_length=48"]
     refused(
         accept_llm("evaluate", run, *changes, cwd=run.parent),
         "adapter: made for the labels ['bad', 'good'], the task has",
@@ -436,7 +434,8 @@ def test_launchers(recipe: Path) -> None:
     outcome = run_python(fsdp, recipe, "engine.kind=single", cwd=recipe.parent)
     refused(outcome, "engine.kind: got 'single', but this launcher runs 'fsdp2'; use: accept-llm")
     outcome = run_python(fsdp, recipe, cwd=recipe.parent)
-    refused(outcome, "engine: fsdp2 needs its processes started for it: accelerate launch")
+    said = "engine: fsdp2 needs its processes started for it: accelerate launch"
+    refused(outcome, said, seconds=TORCH)
     assert not (recipe.parent / "runs").exists()
 
 

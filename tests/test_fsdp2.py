@@ -2,27 +2,27 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
-
 from helpers import (
-    ROOT,
+    ENVIRONMENT,
     finish,
     kill,
+    launch_command,
     metrics,
     start,
     start_ranks,
     wait_for_step,
     write_recipe,
 )
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 TRAIN = {"steps": 20, "eval_every": 5, "save_every": 2, "warmup_steps": 3}
 
@@ -69,18 +69,9 @@ def assert_close_prompts(folder: Path, other: Path, *, tolerance: float) -> None
             assert (ours[key] - tensor).abs().max() <= tolerance
 
 
-def accelerate(recipe: Path, *overrides: str) -> list[str]:
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    command[1:3] = ["-m", "accelerate.commands.accelerate_cli", "launch"]
-    return [*command, str(ROOT / "launchers" / "fsdp.py"), str(recipe), *overrides]
-
-
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-
-
 def test_accelerate_launch_equals_one_process(recipe, one_process):
     """A batch of 5 on 2 ranks, in micro-batches of 2: no rank has what another has."""
-    command = accelerate(recipe, "name=launched", "train.micro_batch_size=2")
+    command = launch_command(recipe, "name=launched", "train.micro_batch_size=2")
     subprocess.run(command, env=ENVIRONMENT, check=True, timeout=180, capture_output=True)
     assert_parity(recipe.parent / "runs" / "launched", one_process, ranks=2)
 
@@ -99,21 +90,38 @@ def test_more_ranks_than_rows_in_a_batch(recipe):
     assert_parity(*folders, ranks=2)
 
 
-@pytest.fixture(scope="module")
-def tied(tmp_path_factory, tiny_llama) -> Path:
-    """The LM head is the embedding, stored once, in many small files."""
-    folder = tmp_path_factory.mktemp("tied")
-    lm = AutoModelForCausalLM.from_pretrained(tiny_llama, tie_word_embeddings=True)
-    lm.save_pretrained(folder, max_shard_size="40KB")
+def with_tokenizer(folder: Path, tiny_llama: Path) -> Path:
     for file in tiny_llama.glob("tokenizer*"):
         (folder / file.name).write_bytes(file.read_bytes())
-    assert len(list(folder.glob("*.safetensors"))) > 3
     return folder
 
 
-def test_tied_embeddings_in_many_files(tmp_path, tied):
-    """Label words read the LM head, which no file has."""
-    path = write_recipe(tmp_path, tied, **TRAIN)
+@pytest.fixture
+def tied(tmp_path, tiny_llama) -> Path:
+    """The LM head is the embedding, stored once, in many small files."""
+    folder = tmp_path / "tied"
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(tiny_llama, tie_word_embeddings=True)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder, max_shard_size="40KB")
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    assert "lm_head.weight" not in index["weight_map"]
+    assert len(list(folder.glob("*.safetensors"))) > 3
+    return with_tokenizer(folder, tiny_llama)
+
+
+@pytest.fixture
+def tied_in_name(tmp_path, tiny_llama) -> Path:
+    """The config says tied, but the files have another LM head: transformers then uses that."""
+    folder = shutil.copytree(tiny_llama, tmp_path / "tied_in_name")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    return folder
+
+
+@pytest.mark.parametrize("model", ["tied", "tied_in_name"])
+def test_the_lm_head_of_tied_embeddings(request, tmp_path, model):
+    """Label words read the LM head."""
+    path = write_recipe(tmp_path, request.getfixturevalue(model), **TRAIN)
     change = ("head.kind=label_words",)
     assert finish(start(path, "name=one", *change)) == [0]
     assert finish(*start_ranks(path, "name=two", *change, count=2)) == [0, 0]
@@ -126,9 +134,7 @@ def test_a_missing_weight_is_refused(tmp_path, tiny_llama):
     weights = lm.state_dict()
     del weights["model.layers.1.mlp.up_proj.weight"]
     lm.save_pretrained(model, state_dict=weights)
-    for file in tiny_llama.glob("tokenizer*"):
-        (model / file.name).write_bytes(file.read_bytes())
-    path = write_recipe(tmp_path, model, **TRAIN)
+    path = write_recipe(tmp_path, with_tokenizer(model, tiny_llama), **TRAIN)
     assert finish(*start_ranks(path, count=2)) == [2, 2]
     said = Path(f"{path}.err").read_text()
     assert "lacks 1 weights of LlamaForCausalLM (model.layers.1.mlp.up_proj.weight" in said
@@ -164,7 +170,7 @@ def test_sigterm_to_accelerate_reaches_the_ranks(recipe):
     """accelerate itself dies of it at once; torchrun below it passes it on."""
     folder = recipe.parent / "runs" / "signalled"
     overrides = ("name=signalled", "train.steps=100000", "train.save_every=100000")
-    with subprocess.Popen(accelerate(recipe, *overrides), env=ENVIRONMENT) as launcher:
+    with subprocess.Popen(launch_command(recipe, *overrides), env=ENVIRONMENT) as launcher:
         until = time.monotonic() + 120
         path = folder / "metrics.jsonl"
         while not (path.exists() and len(path.read_text()) > 500) and time.monotonic() < until:

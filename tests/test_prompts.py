@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from accept_llm.budget import CodebookShape, PromptShape, solve
 from accept_llm.prompts import GAUSSIAN_STD, Prompt, build_prompt, sample_vocabulary
-from accept_llm.prompts.budget import CodebookShape, PromptShape, solve
 from accept_llm.prompts.codebook import SoftCodebook
 from accept_llm.recipe import AcceptPrompt, DeptPrompt, PlainPrompt
 from accept_llm.recipe_errors import RecipeError
@@ -60,7 +60,9 @@ def test_gradients_equal_finite_differences(hidden, subspaces):
 
     def compose(weights, codewords):
         parts = {"weights": weights, "codewords": codewords}
-        return torch.func.functional_call(_Compose(book), {f"book.{k}": v for k, v in parts.items()})
+        return torch.func.functional_call(
+            _Compose(book), {f"book.{k}": v for k, v in parts.items()}
+        )
 
     inputs = [p.detach().clone().requires_grad_() for p in (book.weights, book.codewords)]
     assert torch.autograd.gradcheck(compose, inputs, eps=1e-6, atol=1e-7)
@@ -243,7 +245,9 @@ def test_dept_is_a_low_rank_pair():
     for parameter in prompt.pair.parameters():
         torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
     a, b = prompt.pair.a.detach().numpy(), prompt.pair.b.detach().numpy()
-    want = np.array([[sum(a[i, s] * b[s, j] for s in range(3)) for j in range(40)] for i in range(20)])
+    want = np.array(
+        [[sum(a[i, s] * b[s, j] for s in range(3)) for j in range(40)] for i in range(20)]
+    )
     np.testing.assert_allclose(prompt.compose().offsets.detach().numpy(), want, atol=1e-5)
 
 
@@ -269,8 +273,12 @@ def test_kaiming_start_fills_its_bounds():
 
 @pytest.mark.parametrize(
     "spec",
-    [accept(), accept(prepended={"init": "gaussian"}, added={"init": "kaiming"})]
-    + [PlainPrompt(kind="pt", init="gaussian"), DeptPrompt(kind="dept", init="kaiming")],
+    [
+        accept(),
+        accept(prepended={"init": "gaussian"}, added={"init": "kaiming"}),
+        PlainPrompt(kind="pt", init="gaussian"),
+        DeptPrompt(kind="dept", init="kaiming"),
+    ],
     ids=lambda spec: spec.kind,
 )
 def test_same_seed_same_numbers(spec):
@@ -294,7 +302,9 @@ def test_parts_can_be_left_out():
 def test_gradients_through_leaves_equal_direct_ones(spec):
     def loss(composed, factor):
         parts = [x for x in (composed.prefix, composed.offsets) if x is not None]
-        return factor * sum((x * torch.linspace(-1, 1, x.numel()).view_as(x)).exp().sum() for x in parts)
+        return factor * sum(
+            (x * torch.linspace(-1, 1, x.numel()).view_as(x)).exp().sum() for x in parts
+        )
 
     direct, through = build(spec).double(), build(spec).double()
     (loss(direct.compose(), 1.0) + loss(direct.compose(), 2.5)).backward()

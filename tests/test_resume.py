@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import finish, kill, metrics, start, wait_for_step, write_recipe
 
 from accept_llm.checkpoint import FILE, load_state, save_state
 from accept_llm.recipe_errors import RecipeError
-from helpers import finish, kill, metrics, start, wait_for_step, write_recipe
 
 STEPS = 40
 TRAIN = {"steps": STEPS, "eval_every": 6, "save_every": 2, "warmup_steps": 3}

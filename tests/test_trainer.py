@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers import metrics, recipe_data
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -19,7 +20,6 @@ from accept_llm.evaluate import Model
 from accept_llm.recipe import Recipe, parse_recipe
 from accept_llm.run import load
 from accept_llm.trainer import Trainer, TrainingError
-from helpers import metrics, recipe_data
 
 STRONG = {
     "lr": {"prepended": 1e-2, "added": 3e-3, "head": 5e-3},
@@ -81,7 +81,9 @@ def numbers(model: Model) -> dict[str, torch.Tensor]:
 def compose(codewords, weights):
     """Column by column, without einsum."""
     hidden, subspaces = codewords.shape[1], weights.shape[1]
-    owner = [k for k in range(subspaces) for _ in range(hidden // subspaces + (k < hidden % subspaces))]
+    owner = [
+        k for k in range(subspaces) for _ in range(hidden // subspaces + (k < hidden % subspaces))
+    ]
     return torch.stack([weights[:, k] @ codewords[:, c] for c, k in enumerate(owner)], dim=1)
 
 
@@ -144,9 +146,7 @@ def test_steps_equal_a_loop_by_hand(tmp_path, tiny_llama, layout):
 @pytest.mark.parametrize("size", [1, 3])
 def test_accumulation_changes_nothing(tmp_path, tiny_llama, size):
     whole = trainer_of(recipe_of(tmp_path, tiny_llama, steps=4, **STRONG))
-    parts = trainer_of(
-        recipe_of(tmp_path, tiny_llama, steps=4, micro_batch_size=size, **STRONG)
-    )
+    parts = trainer_of(recipe_of(tmp_path, tiny_llama, steps=4, micro_batch_size=size, **STRONG))
     for trainer in whole, parts:
         trainer.run()
     for a, b in zip(numbers(whole.model).values(), numbers(parts.model).values(), strict=True):

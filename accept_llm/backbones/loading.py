@@ -43,9 +43,10 @@ def load_whole(
     """The model on one device, through transformers' own loader."""
     from transformers import AutoModelForCausalLM
 
-    lm, report = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         info.folder, dtype=DTYPES[dtype], output_loading_info=True
     )
+    lm, report = loaded
     _refuse_missing(lm, info, report["missing_keys"])  # transformers would draw them at random
     return _frozen(CausalRoot(lm).to(device), lm.config, dtype=dtype, layout=layout)
 
@@ -61,13 +62,17 @@ def load_sharded(
     """Built without memory, cut up by `shard(root, blocks)`, then filled: every rank reads
     only its own slices of the files."""
     from accelerate import init_empty_weights
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(info.folder)
     # Buffers (rotary frequencies) are made for real: no checkpoint holds them.
     with init_empty_weights(include_buffers=False):
         lm = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])
-    lm.tie_weights()
+    reader = HuggingFaceStorageReader(str(info.folder))
+    stored = set(reader.read_metadata().state_dict_metadata)
+    if not set(lm._tied_weights_keys or ()) <= stored:  # as transformers: what is stored counts
+        lm.tie_weights()
     root = CausalRoot(lm)
     root.requires_grad_(False)
     shard(root, _blocks(lm))
@@ -75,7 +80,7 @@ def load_sharded(
     root.to_empty(device=device)
     for name, buffer in buffers.items():
         root.get_buffer(name).copy_(buffer)
-    _fill(lm, info)
+    _fill(lm, info, stored=stored, reader=reader)
     return _frozen(root, config, dtype=dtype, layout=layout)
 
 
@@ -85,21 +90,14 @@ def _blocks(lm: Any) -> list[nn.Module]:
     return [module for module in lm.modules() if type(module).__name__ in names]
 
 
-def _fill(lm: nn.Module, info: ModelInfo) -> None:
-    import torch.distributed.checkpoint as dcp
-    from torch.distributed.checkpoint import HuggingFaceStorageReader
+def _fill(lm: nn.Module, info: ModelInfo, *, stored: set[str], reader: Any) -> None:
+    from torch.distributed.checkpoint.state_dict_loader import load
 
-    reader = HuggingFaceStorageReader(str(info.folder))
-    stored = set(reader.read_metadata().state_dict_metadata)
-    wanted = lm.state_dict()
-    tied = {id(p) for name, p in lm.named_parameters(remove_duplicate=False) if name in stored}
-    missing = [
-        name
-        for name, p in lm.named_parameters(remove_duplicate=False)
-        if name not in stored and id(p) not in tied
-    ]
-    _refuse_missing(lm, info, missing)
-    dcp.load({name: t for name, t in wanted.items() if name in stored}, storage_reader=reader)
+    named = dict(lm.named_parameters(remove_duplicate=False))
+    filled = {id(p) for name, p in named.items() if name in stored}  # also under a tied name
+    _refuse_missing(lm, info, [name for name, p in named.items() if id(p) not in filled])
+    wanted = {name: t for name, t in lm.state_dict().items() if name in stored}
+    load(wanted, storage_reader=reader)
 
 
 def _refuse_missing(lm: nn.Module, info: ModelInfo, missing: Iterable[str]) -> None:

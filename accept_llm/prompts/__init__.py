@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from accept_llm.prompts.budget import PromptShape
+from accept_llm.budget import PromptShape
 from accept_llm.prompts.codebook import SoftCodebook
 from accept_llm.recipe import PromptSpec
 
@@ -110,7 +110,8 @@ def build_prompt(
     if prompt.pair:
         prompt.pair.init_zero(generator)
     if prompt.added:
-        assert spec.kind == "accept" and spec.added
+        assert spec.kind == "accept"
+        assert spec.added
         if spec.added.init == "kaiming":
             prompt.added.init_kaiming(generator)
         else:  # "zero" is a Gaussian start without codewords: W keeps C's gradient alive
@@ -143,7 +144,9 @@ def _init_prepended(
             rows.uniform_(-bound, bound, generator=generator)
     if prompt.tokens is not None:
         prompt.tokens.data.copy_(rows)
-    elif init == "vocab":
+        return
+    assert prompt.prepended is not None
+    if init == "vocab":
         prompt.prepended.init_from(rows)
     elif init == "gaussian":
         prompt.prepended.init_gaussian(GAUSSIAN_STD, generator)

@@ -5,7 +5,7 @@ into K sub-vectors, each a weighted sum of the r codewords of its subspace.
 import torch
 from torch import Tensor, nn
 
-from accept_llm.prompts.budget import CodebookShape
+from accept_llm.budget import CodebookShape
 
 
 class SoftCodebook(nn.Module):
