@@ -256,7 +256,7 @@ def test_nan_stops_and_names_the_examples(tmp_path, tiny_llama, monkeypatch, cap
     folder = tmp_path / "runs" / "run"
     said = json.loads((folder / "nan_batch.json").read_text())
     assert said == {"step": 3, "examples": list(passes[3])}
-    assert "nan_batch.json" in capsys.readouterr().out
+    assert "nan_batch.json" in "".join(capsys.readouterr())
     state = torch.load(folder / "state" / "state.pt")
     assert state["step"] == 2
     assert all(t.isfinite().all() for t in state["prompt"].values())

@@ -85,9 +85,12 @@ def load_sharded(
 
 
 def _blocks(lm: Any) -> list[nn.Module]:
-    """The repeated layers, by the class names that transformers itself declares."""
+    """What is gathered by itself: the repeated layers, by the class names that transformers
+    declares, the embedding and the LM head. A tied pair stays with the root, in one group."""
     names = set(lm._no_split_modules or [])
-    return [module for module in lm.modules() if type(module).__name__ in names]
+    layers = [module for module in lm.modules() if type(module).__name__ in names]
+    ends = [lm.get_input_embeddings(), lm.get_output_embeddings()]
+    return layers if ends[0].weight is ends[1].weight else [*layers, *ends]
 
 
 def _fill(lm: nn.Module, info: ModelInfo, *, stored: set[str], reader: Any) -> None:

@@ -44,7 +44,7 @@ class Fsdp2Engine:
         from torch.distributed.fsdp import fully_shard
 
         mesh = init_device_mesh(self.device.type, (self.world_size,))
-        # The root group too (embedding, norm, LM head) gives its gathered weights back.
+        # The root group too (the norm; a tied embedding) gives its gathered weights back.
         for module in (*blocks, root):
             fully_shard(module, mesh=mesh, reshard_after_forward=True)
 
