@@ -23,6 +23,11 @@ CARVED = 1000  # training rows that become validation where a task is large
 _NO_NETWORK = {"ConnectError", "ConnectTimeout", "ConnectionError", "ProxyError"}
 SHOWN = 5  # bad rows listed in an error
 
+
+class MissingFile(RecipeError):
+    """A folder has no file of a split."""
+
+
 Examples = list[Example]
 Reader = Callable[[str], Examples]  # split -> its examples
 
@@ -107,12 +112,14 @@ def _builtin_reader(spec: BuiltinTask, task: Task) -> Reader:
 
 def _folder_reader(task: Task, folder: Path, field: str, suffix: str) -> Reader:
     columns = dict.fromkeys((*task.columns, task.label_column), field)
+    names = [name for name in (task.name, *task.folders) if (folder / name).is_dir()]
+    place = folder / (names[0] if names else task.name)
 
     def read(split: str) -> Examples:
-        path = folder / task.name / f"{split}{suffix}"
+        path = place / f"{split}{suffix}"
         if not path.exists():
             got = f"{field}: got {str(folder)!r}, but {path} does not exist"
-            raise RecipeError([f"{got}; allowed: {_a_folder(task, suffix)}"])
+            raise MissingFile([f"{got}; allowed: {_a_folder(task, suffix)}"])
         rows = read_rows(path, field=field, columns=columns)
         return _examples(task, rows, split, f"{field}: {path}")
 
@@ -161,7 +168,24 @@ def _ask_hub(repo: str) -> None:
 def _hub_reader(task: Task) -> Reader:
     splits = _from_hub(task)
     where = f"task.kind: {task.name} of the Hub"
-    return lambda split: _examples(task, splits[split].to_list(), split, where)
+
+    def read(split: str) -> Examples:
+        return _examples(task, splits[task.hub_splits.get(split, split)].to_list(), split, where)
+
+    return read
+
+
+def first_examples(task: Task, count: int) -> tuple[str, Examples]:
+    """The first examples of a task of the table, out of its training split, or of its validation
+    split where a folder has no other; with the split's name. RecipeError as in `load_splits`."""
+    read = _builtin_reader(BuiltinTask.model_validate({"kind": task.name}), task)
+    try:
+        return "train", read("train")[:count]
+    except MissingFile as missing:
+        try:
+            return "validation", read("validation")[:count]
+        except MissingFile:
+            raise missing from None
 
 
 def _read_all(read: Reader, *names: str) -> list[Examples]:
@@ -236,7 +260,7 @@ def _draw(rows: Examples, shots: int, task: Task, seed: int) -> Examples:
         allowed = f"at most {len(rows)}, the training rows there are"
         raise RecipeError([f"task.shots: got {shots}; allowed: {allowed}"])
     order = rng.permutation(len(rows)).tolist()
-    if task.is_score:
+    if task.kind != "classes":
         return [rows[i] for i in sorted(order[:shots])]
     each, rest = divmod(shots, len(task.labels))
     needed = np.full(len(task.labels), each)
@@ -260,7 +284,8 @@ def _draw(rows: Examples, shots: int, task: Task, seed: int) -> Examples:
 
 
 def fetch_task(name: str, out: Path) -> Path:
-    """Writes <out>/<name>/{train,validation,test}.parquet from the Hub; returns the folder.
+    """Writes <out>/<name>/{train,validation,test}.parquet from the Hub, and further splits it may
+    have (MNLI's mismatched ones) under their names there; returns the folder.
 
     The folder appears whole or not at all. Raises RecipeError for a task that is not on the
     Hub, a folder that is there already, an unreachable Hub and an unwritable `out`.
@@ -272,13 +297,14 @@ def fetch_task(name: str, out: Path) -> Path:
     if folder.exists():
         raise RecipeError([f"--out: got {out}, but {folder} exists; allowed: a folder without it"])
     splits = _from_hub(TASKS[name])
+    ours = {theirs: split for split, theirs in TASKS[name].hub_splits.items()}
     try:
         Path(out).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=out) as scratch:
             part = Path(scratch) / name
             part.mkdir()
             for split, rows in splits.items():
-                rows.to_parquet(part / f"{split}.parquet")
+                rows.to_parquet(part / f"{ours.get(split, split)}.parquet")
             part.rename(folder)
     except OSError as error:
         raise RecipeError(

@@ -8,11 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from data_files import builtin, problems, reviews, spec_of, write_jsonl, write_parquet
+from data_files import Rows, builtin, problems, reviews, spec_of, write_jsonl, write_parquet
 
-from accept_llm.data import Splits, fetch_task, load_splits
+from accept_llm.data import Splits, fetch_task, first_examples, load_splits
 from accept_llm.recipe import BuiltinTask
 from accept_llm.recipe_errors import RecipeError
+from accept_llm.tasks import TASKS
 
 
 def sizes(splits: Splits) -> tuple[int, int, int]:
@@ -40,7 +41,13 @@ SIZES = {
     "mrpc": (3_668, 204, 204),
     "stsb": (5_749, 750, 750),
     "boolq": (215, 1_635, 1_635),
+    "multirc": (27_243, 2_424, 2_424),
+    "scitail": (158, 652, 652),
+    "mnli": (8_999, 1_000, 9_815),
+    "qqp": (7_999, 1_000, 1_000),
+    "squad": (10_877, 1_000, 10_570),
 }
+LARGE = {"sst2", "mnli", "qqp", "squad"}
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -49,7 +56,7 @@ def test_split_policy_on_real_data(name: str, data_dir: Path) -> None:
     assert sizes(splits) == SIZES[name]
     train, validation, test = ids(splits)
     assert len({*train, *validation, *test}) == sum(SIZES[name])
-    carved = "train" if name == "sst2" else "validation"
+    carved = "train" if name in LARGE else "validation"
     assert {i.split(":")[0] for i in validation} == {carved}
     assert {i.split(":")[0] for i in test} == {"validation"}
     assert train == sorted(train, key=lambda i: int(i.split(":")[1]))
@@ -145,6 +152,14 @@ def test_shots_of_real_tasks(data_dir: Path) -> None:
     assert len(load_splits(spec.model_copy(update={"kind": "stsb"}), seed=0).train) == 48
 
 
+def test_shots_of_texts_are_drawn_at_random(data_dir: Path) -> None:
+    spec = builtin("squad", dir=str(data_dir), shots=16, validation_limit=1, test_limit=1)
+    first, again, other = (load_splits(spec, seed=s).train for s in (1, 1, 2))
+    assert len({e.id for e in first}) == 16
+    assert first == again
+    assert first != other
+
+
 def test_too_many_shots(tmp_path: Path, train: Path) -> None:
     [problem] = problems(spec_of(train, shots=81))
     assert problem == "task.shots: got 81; allowed: at most 80, the training rows there are"
@@ -171,6 +186,63 @@ def test_a_folder_without_the_task(
         "(`accept-llm data fetch rte --out DIR` writes it)"
     )
     assert f"{tmp_path}/rte/validation.parquet does not exist" in second
+
+
+def wsc_rows(count: int) -> Rows:
+    spans = {"span1_index": 0, "span1_text": "Ann", "span2_index": 2, "span2_text": "she"}
+    return [{"text": f"Ann said she {i}", **spans, "label": i % 2} for i in range(count)]
+
+
+def test_wsc_may_lie_under_its_other_name(tmp_path: Path) -> None:
+    spec = builtin("wsc.fixed", dir=str(tmp_path))
+    assert f"{tmp_path}/wsc.fixed/train.parquet does not exist" in problems(spec)[0]
+    for split in ("train", "validation"):
+        write_parquet(tmp_path / f"wsc/{split}.parquet", wsc_rows(4))
+    assert sizes(load_splits(spec, seed=0)) == (4, 2, 2)
+    for split in ("train", "validation"):
+        write_parquet(tmp_path / f"wsc.fixed/{split}.parquet", wsc_rows(6))
+    assert sizes(load_splits(spec, seed=0)) == (6, 3, 3)
+
+
+def test_answers_of_either_schema(tmp_path: Path) -> None:
+    """A list of texts, as the MRQA sets have it, and SQuAD's own."""
+    text = {"question": "Where?", "context": "In São Paulo."}
+    mrqa = [{**text, "answers": ["São Paulo", "São Paulo", ""]}] * 1_001
+    squad = [{**text, "answers": {"text": ["São Paulo"], "answer_start": [3]}}] * 1_001
+    for name, rows in {"a": mrqa, "b": squad}.items():
+        for split in ("train", "validation"):
+            write_parquet(tmp_path / name / f"nq/{split}.parquet", rows)
+    spec = builtin("nq", dir=str(tmp_path / "a"))
+    splits = load_splits(spec, seed=0)
+    assert {e.label for e in splits.test} == {("São Paulo",)}
+    assert splits == load_splits(builtin("nq", dir=str(tmp_path / "b")), seed=0)
+
+
+def test_hidden_answers_are_refused(tmp_path: Path) -> None:
+    row = {"query": "@placeholder won", "entities": ["Ann"], "passage": "Ann ran."}
+    rows = [{**row, "answers": ["Ann"]}, {**row, "answers": []}]
+    for split in ("train", "validation"):
+        write_parquet(tmp_path / f"record/{split}.parquet", rows)
+    first, second = problems(builtin("record", dir=str(tmp_path)))
+    assert first == (
+        f"task.dir: {tmp_path}/record/train.parquet, row 1 (from 0): answers: got []; allowed: at "
+        "least one text (an empty list marks hidden answers, this split cannot be used)"
+    )
+    assert "validation.parquet, row 1" in second
+
+
+def test_the_first_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCEPT_DATA_DIR", str(tmp_path))
+    with pytest.raises(RecipeError, match=r"wsc.fixed/train.parquet does not exist"):
+        first_examples(TASKS["wsc.fixed"], 3)
+    for split, count in {"validation": 5, "train": 2}.items():
+        write_parquet(tmp_path / f"wsc/{split}.parquet", wsc_rows(count))
+        found, examples = first_examples(TASKS["wsc.fixed"], 3)
+        assert found == split
+        assert [e.id for e in examples] == [f"{split}:{i}" for i in range(min(count, 3))]
+    write_parquet(tmp_path / "wsc/train.parquet", [{**wsc_rows(1)[0], "span1_index": 9}])
+    with pytest.raises(RecipeError, match=r"row 0 \(from 0\): span1_index: got 9"):
+        first_examples(TASKS["wsc.fixed"], 3)
 
 
 def test_a_folder_with_other_columns(tmp_path: Path) -> None:
@@ -216,6 +288,31 @@ def test_fetched_rows_are_the_hubs(tmp_path: Path, hub: list[tuple[str, str]]) -
     assert [p.name for p in folder.parent.iterdir()] == ["rte"]
     assert load_splits(BuiltinTask(kind="rte", dir=str(folder.parent)), seed=0) == straight
     assert hub == [("nyu-mll/glue", "rte")] * 2
+
+
+def test_mnli_is_tested_on_its_matched_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Hub has two validation splits; a folder has the matched one as validation.parquet."""
+    import datasets
+
+    def load_dataset(repo: str, config: str) -> Any:
+        counts = {"train": 1_003, "validation_matched": 4, "validation_mismatched": 5}
+        parts = {
+            name: [{"premise": f"{name} {i}", "hypothesis": "b", "label": i % 3} for i in range(n)]
+            for name, n in {**counts, "test_matched": 2, "test_mismatched": 1}.items()
+        }
+        return datasets.DatasetDict({k: datasets.Dataset.from_list(v) for k, v in parts.items()})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.delenv("ACCEPT_DATA_DIR", raising=False)
+    straight = load_splits(builtin("mnli"), seed=0)
+    assert sizes(straight) == (3, 1_000, 4)
+    assert straight.test[0].parts[0] == ("mnli premise: ", "validation_matched 0")
+    folder = fetch_task("mnli", tmp_path)
+    names = ("test", "test_mismatched", "train", "validation", "validation_mismatched")
+    assert sorted(p.name for p in folder.iterdir()) == [f"{name}.parquet" for name in names]
+    assert load_splits(builtin("mnli", dir=str(tmp_path)), seed=0) == straight
 
 
 def test_fetch_never_overwrites(tmp_path: Path, hub: list[tuple[str, str]]) -> None:

@@ -1,18 +1,32 @@
-"""Each task's text form and labels on golden rows; the metrics against plain formulas."""
+"""Each task's text form and labels on golden and on real rows."""
 
+import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from accept_llm.recipe import FileTask, TaskName
+from accept_llm.recipe import (
+    SCORE_TASKS,
+    TEXT_TASKS,
+    BuiltinTask,
+    FileTask,
+    TaskName,
+    dump_recipe,
+    load_recipe,
+    schema,
+)
 from accept_llm.recipe_errors import RecipeError
-from accept_llm.tasks import METRICS, TASKS, Example, task_from
+from accept_llm.tasks import METRICS, TASKS, Example, Label, read_score, score_text, task_from
+
+FILE: dict[str, Any] = {
+    **{"kind": "file", "train": "x.csv", "text": ["text"], "label": "label"},
+    "labels": ["a", "b"],
+}
 
 GOLDEN: dict[str, tuple[dict[str, Any], Example]] = {
     "sst2": (
@@ -47,14 +61,143 @@ GOLDEN: dict[str, tuple[dict[str, Any], Example]] = {
             0,
         ),
     ),
+    "qqp": (
+        {"question1": "Is it far?", "question2": "How far is it?", "label": 1, "idx": 7},
+        Example(
+            "train:0", (("qqp question1: ", "Is it far?"), (" question2: ", "How far is it?")), 1
+        ),
+    ),
+    "mnli": (
+        {"premise": "She left ", "hypothesis": "She stayed", "label": 2, "idx": 7},
+        Example("train:0", (("mnli premise: ", "She left"), (" hypothesis: ", "She stayed")), 2),
+    ),
+    "qnli": (
+        {"question": "Who came?", "sentence": "Ann came late.", "label": 0, "idx": 7},
+        Example(
+            "train:0", (("qnli question: ", "Who came?"), (" sentence: ", "Ann came late.")), 0
+        ),
+    ),
+    "multirc": (
+        {
+            "paragraph": "<b>Sent 1: </b>Ann came.<br><b>Sent 2: </b>It was <i>late</i>.<br>",
+            "question": "Who came?",
+            "answer": "Bob",
+            "idx": {"paragraph": 1, "question": 2, "answer": 3},
+            "label": 0,
+        },
+        Example(
+            "train:0",
+            (
+                ("multirc question: ", "Who came?"),
+                (" answer: ", "Bob"),
+                (" paragraph: ", "Ann came. It was late."),
+            ),
+            0,
+        ),
+    ),
+    "wic": (
+        {
+            **{"word": "bank", "sentence1": "The bank was closed.", "sentence2": "A steep bank."},
+            **{"start1": 4, "start2": 8, "end1": 8, "end2": 12, "idx": 7, "label": 0},
+        },
+        Example(
+            "train:0",
+            (
+                ("wic sentence1: ", "The bank was closed."),
+                (" sentence2: ", "A steep bank."),
+                (" word: ", "bank"),
+            ),
+            0,
+        ),
+    ),
+    "wsc.fixed": (
+        {
+            "text": "The jug fell on the plate, but it did not break.",
+            "span1_index": 4,
+            "span2_index": 7,
+            "span1_text": "The plate",
+            "span2_text": "it",
+            "idx": 7,
+            "label": 1,
+        },
+        Example(
+            "train:0",
+            (
+                (
+                    "wsc.fixed text: ",
+                    "The jug fell on *the plate*, but #it# did not break.",
+                ),
+            ),
+            1,
+        ),
+    ),
+    "record": (
+        {
+            "passage": "The @ship left Oslo.\n@highlight\nBergen is next\n@highlight\nSome stay",
+            "query": "Then it goes to @placeholder.",
+            "entities": ["Oslo", "Bergen"],
+            "entity_spans": {"text": ["Oslo", "Bergen"], "start": [15, 32], "end": [19, 38]},
+            "answers": ["Bergen"],
+            "idx": {"passage": 1, "query": 2},
+        },
+        Example(
+            "train:0",
+            (
+                ("record query: ", "Then it goes to @placeholder."),
+                (" entities: ", "Oslo, Bergen"),
+                (" passage: ", "The @ship left Oslo. Bergen is next. Some stay"),
+            ),
+            ("Bergen",),
+        ),
+    ),
+    "squad": (
+        {
+            **{"id": "a1", "title": "Tea", "context": "Tea grows in Assam.", "question": "Where?"},
+            "answers": {"text": ["Assam", "in Assam", "Assam"], "answer_start": [13, 10, 13]},
+        },
+        Example(
+            "train:0",
+            (("squad question: ", "Where?"), (" context: ", "Tea grows in Assam.")),
+            ("Assam", "in Assam"),
+        ),
+    ),
+    **{
+        name: (
+            {
+                "context": "[PAR] [TLE] Tea [SEP] Tea — 茶 — grows in Assam.",
+                "question": "where does it grow",
+                "key": "b2",
+                "answers": ["Assam ", "", "Assam", "茶"],
+                "labels": [{"start": [41], "end": [45]}],
+            },
+            Example(
+                "train:0",
+                (
+                    (f"{name} question: ", "where does it grow"),
+                    (" context: ", "[PAR] [TLE] Tea [SEP] Tea — 茶 — grows in Assam."),
+                ),
+                ("Assam", "茶"),
+            ),
+        )
+        for name in ("nq", "hotpotqa", "searchqa", "newsqa")
+    },
+    "scitail": (
+        {"premise": "Ice melts.", "hypothesis": "Ice is a solid.", "label": "neutral"},
+        Example(
+            "train:0",
+            (("scitail premise: ", "Ice melts."), (" hypothesis: ", "Ice is a solid.")),
+            1,
+        ),
+    ),
     "quickstart": (
         {"text": "The kettle works.", "label": "positive"},
         Example("train:0", (("quickstart text: ", "The kettle works."),), 1),
     ),
 }
 
-# The start of the first training row of each data set, as published.
-FIRST_ROWS: dict[str, tuple[str, int | float]] = {
+# The start of the first row of each data set, as published; of the training rows where they
+# are there.
+FIRST_ROWS: dict[str, tuple[str, Label]] = {
     "sst2": ("sst2 sentence: hide new secretions from the parental units", 0),
     "cola": ("cola sentence: Our friends won't buy this analysis, let alone", 1),
     "rte": ("rte sentence1: No Weapons of Mass Destruction Found in Iraq Yet. sentence2: Wea", 1),
@@ -62,11 +205,45 @@ FIRST_ROWS: dict[str, tuple[str, int | float]] = {
     "stsb": ("stsb sentence1: A plane is taking off. sentence2: An air plane is taking off.", 5.0),
     "cb": ("cb premise: It was a complex language. Not written down but handed down. One", 0),
     "boolq": ("boolq question: ", 0),
+    "qqp": ("qqp question1: How do I get inside University College London being an Indian? q", 0),
+    "mnli": ("mnli premise: Our hearts are particularly heavy this year as we look back at", 0),
+    "multirc": (
+        "multirc question: What did the high-level effort to persuade Pakistan include? "
+        "answer: Children, Gerd, or Dorian Popa paragraph: While this process moved along, dip",
+        0,
+    ),
+    "scitail": ('scitail premise: : "The planets, the sun, the stars, all belong to one', 1),
+    "squad": (
+        "squad question: To whom did the Virgin Mary allegedly appear in 1858 in Lourdes France? "
+        "context: Architecturally, the school has a Catholic character.",
+        ("Saint Bernadette Soubirous",),
+    ),
+    "nq": (
+        "nq question: who got the first nobel prize in physics context: The first Nobel Prize in "
+        "Physics was awarded in 1901 to Wilhelm Conrad Röntgen, of Germany,",
+        ("Wilhelm Conrad Röntgen",),
+    ),
+    "hotpotqa": (
+        "hotpotqa question: Which Italian-American composer and librettist wrote the English "
+        "language opera, Maria Golovin? context: [PAR] [TLE] Gian Carlo Menotti [SEP] Gian",
+        ("Gian Carlo Menotti",),
+    ),
 }
 
 
 def text_of(example: Example) -> str:
     return "".join(lead + value for lead, value in example.parts)
+
+
+def real_rows(folder: Path, *splits: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Id and row of every row of these splits that the folder has."""
+    import pyarrow.parquet as pq
+
+    for split in splits:
+        path = folder / f"{split}.parquet"
+        if path.exists():
+            for number, row in enumerate(pq.read_table(path).to_pylist()):
+                yield f"{split}:{number}", row
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -77,28 +254,123 @@ def test_golden_row(name: str) -> None:
 
 @pytest.mark.parametrize("name", FIRST_ROWS)
 def test_first_real_row(name: str, data_dir: Path) -> None:
-    import pyarrow.parquet as pq
-
-    record = pq.read_table(data_dir / name / "train.parquet").slice(0, 1).to_pylist()[0]
-    example = TASKS[name].example("train:0", record)
+    id, record = next(real_rows(data_dir / name, "train", "validation"))
+    example = TASKS[name].example(id, record)
     start, label = FIRST_ROWS[name]
     assert text_of(example).startswith(start)
     assert example.label == label
 
 
+@pytest.mark.parametrize("name", FIRST_ROWS)
+def test_every_real_row_with_a_label(name: str, data_dir: Path) -> None:
+    """Each is an example, and no text is lost but for space around it."""
+    task, labels = TASKS[name], set()
+    public = ["test"] if name in ("mrpc", "scitail") else []
+    for id, record in real_rows(data_dir / name, "train", "validation", *public):
+        example = task.example(id, record)
+        assert len(example.parts) == len(task.kept)
+        for column, (lead, value) in zip(task.columns, example.parts, strict=True):
+            assert lead.endswith(f" {column}: ")
+            assert value == record[column].strip()
+        labels.add(example.label)
+        if isinstance(example.label, tuple):
+            assert example.label[0] == record["answers"]["text"][0]
+            assert set(example.label) == set(record["answers"]["text"])
+    if task.kind == "classes":
+        assert labels == set(range(len(task.labels)))
+
+
+@pytest.mark.parametrize("name", ["sst2", "rte", "cola", "stsb", "cb", "boolq", "multirc"])
+def test_real_hidden_labels_are_refused(name: str, data_dir: Path) -> None:
+    id, record = next(real_rows(data_dir / name, "test"))
+    with pytest.raises(ValueError, match=r"label: got -1(\.0)?; .*-1 marks hidden labels"):
+        TASKS[name].example(id, record)
+
+
+def test_multirc_rows_with_an_empty_answer(data_dir: Path) -> None:
+    rows = real_rows(data_dir / "multirc", "train")
+    examples = [TASKS["multirc"].example(id, r) for id, r in rows if not r["answer"]]
+    assert [e.parts[1] for e in examples] == [(" answer: ", "")] * 3
+
+
 def test_the_table_is_whole() -> None:
-    assert set(TASKS) == set(get_args(TaskName)) == set(GOLDEN)
+    assert list(TASKS) == list(get_args(TaskName))
+    assert set(TASKS) == set(GOLDEN)
+    assert len(TASKS) == 21
     for name, task in TASKS.items():
         assert task.name == name
-        assert task.metric in METRICS
-        assert task.is_score == (name == "stsb")
+        assert {task.metric, *task.also} <= set(METRICS)
+        assert task.metric not in task.also
+        assert (task.kind == "classes") == bool(task.labels)
         assert len(set(task.words)) == len(task.words) == len(task.labels)
         assert all(word.isalpha() for word in task.words)
         # Other first letters, so other first tokens in any tokeniser.
         assert len({word[0] for word in task.words}) == len(task.labels)
         assert task.question.endswith(":")
-    assert {n for n, t in TASKS.items() if t.metric != "accuracy"} == {"cola", "stsb"}
-    assert {n for n, t in TASKS.items() if not t.small} == {"sst2"}
+        assert set(task.shown) <= set(task.columns)
+        assert set(task.keep) < set(task.shown) or not task.keep
+        assert len(task.kept) == len(GOLDEN[name][1].parts)
+
+
+def named(*names: str) -> set[str]:
+    return set(" ".join(names).split())
+
+
+def test_the_protocol() -> None:
+    """Split policy, metrics, lengths and what truncation keeps, as the experiments have them."""
+    small = "cola rte mrpc stsb wic wsc.fixed boolq cb multirc scitail quickstart"
+    large = "mnli qqp qnli sst2 squad record nq newsqa searchqa hotpotqa"
+    assert {n for n, t in TASKS.items() if t.small} == named(small)
+    assert {n for n, t in TASKS.items() if not t.small} == named(large)
+    texts = named("record nq hotpotqa searchqa newsqa squad")
+    assert {n for n, t in TASKS.items() if t.is_text} == texts == set(TEXT_TASKS)
+    assert {n for n, t in TASKS.items() if t.is_score} == {"stsb"} == set(SCORE_TASKS)
+    metrics = {n: (t.metric, *t.also) for n, t in TASKS.items()}
+    assert {n for n, m in metrics.items() if m == ("squad_f1", "exact_match")} == texts
+    assert {n for n, m in metrics.items() if m == ("accuracy", "f1")} == named("mrpc qqp cb")
+    assert metrics["stsb"] == ("pearson", "spearman")
+    assert metrics["cola"] == ("matthews",)
+    assert metrics["multirc"] == ("f1", "accuracy")
+    plain = named("sst2 rte mnli qnli boolq wic wsc.fixed scitail quickstart")
+    assert {n for n, m in metrics.items() if m == ("accuracy",)} == plain
+    lengths = {n: t.max_length for n, t in TASKS.items() if t.max_length != 256}
+    assert lengths == {"multirc": 348, **dict.fromkeys(texts, 512)}
+    assert TASKS["multirc"].kept == (True, True, False)
+    assert TASKS["squad"].kept == (True, False)
+    assert TASKS["record"].kept == (True, False, False)
+    assert TASKS["wic"].kept == (False, False, True)
+    assert TASKS["wsc.fixed"].kept == (False,)
+    assert TASKS["rte"].kept == (False, False)
+
+
+def test_a_recipe_has_the_length_of_its_task() -> None:
+    for name, task in TASKS.items():
+        assert BuiltinTask.model_validate({"kind": name}).max_length == task.max_length
+        given = BuiltinTask.model_validate({"kind": name, "max_length": 99})
+        assert given.max_length == 99
+    assert BuiltinTask.model_validate({"kind": "squad", "max_length": None}).max_length == 512
+    assert FileTask(**FILE).max_length == task_from(FileTask(**FILE, title="squad")).max_length
+    assert FileTask(**FILE).max_length == 256
+
+
+def test_switching_the_task_switches_its_length(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    text = "model: {kind: folder, path: m}\ntask: {kind: sst2}\nprompt: {kind: accept}\n"
+    path.write_text(text + "train: {steps: 5}\n")
+    changes = ["task.kind=squad", "head={kind: generate}"]
+    assert load_recipe(path)[0].task.max_length == 256
+    assert load_recipe(path, changes)[0].task.max_length == 512
+    assert load_recipe(path, [*changes, "task.max_length=300"])[0].task.max_length == 300
+    (path.parent / "resolved.yaml").write_text(dump_recipe(load_recipe(path, changes)[0]))
+    assert "max_length: 512" in (path.parent / "resolved.yaml").read_text()
+
+
+def test_the_schema_leaves_the_length_open() -> None:
+    task = json.loads(schema())["$defs"]["BuiltinTask"]
+    field = task["properties"]["max_length"]
+    assert (field["type"], field["minimum"]) == ("integer", 1)
+    assert "default" not in field
+    assert "max_length" not in task["required"]
 
 
 # --- labels and texts -------------------------------------------------------------------
@@ -181,68 +453,73 @@ def test_file_task() -> None:
         task_from(spec.model_copy(update={"label": "head"}))
 
 
-# --- metrics ----------------------------------------------------------------------------
+# --- answers ----------------------------------------------------------------------------
 
 
-def pairs(most: int) -> st.SearchStrategy[list[tuple[int, int]]]:
-    index = st.integers(0, most)
-    return st.lists(st.tuples(index, index), min_size=1, max_size=50)
+@pytest.mark.parametrize(
+    ("value", "answers"),
+    [
+        (["Assam"], ("Assam",)),
+        (["Assam", "tea", "Assam"], ("Assam", "tea")),
+        (["", " ", "Assam\n"], ("Assam",)),
+        (("Assam",), ("Assam",)),
+        ({"text": ["Assam", "tea"], "answer_start": [0, 6]}, ("Assam", "tea")),
+        (["Ａssam", "São  Paulo", "sa\u0303o"], ("Ａssam", "São  Paulo", "sa\u0303o")),
+    ],
+)
+def test_gold_answers(value: Any, answers: tuple[str, ...]) -> None:
+    assert TASKS["squad"].label(value) == answers
 
 
-def confusion(rows: list[tuple[int, int]], positive: int) -> tuple[int, int, int]:
-    """True positives, false positives, false negatives."""
-    hits = sum(label == guess == positive for label, guess in rows)
-    labelled = sum(label == positive for label, _ in rows)
-    guessed = sum(guess == positive for _, guess in rows)
-    return hits, guessed - hits, labelled - hits
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([], "answers: got []; allowed: at least one text (an empty list marks hidden answers"),
+        ({"text": []}, "answers: got {'text': []}; allowed: at least one text (an empty list"),
+        ([""], "answers: got ['']; allowed: at least one text"),
+        ("Assam", "answers: got 'Assam'; allowed: a list of texts, or a mapping with such a"),
+        (["Assam", 1912], "answers: got ['Assam', 1912]; allowed: a list of texts"),
+        ([None], "answers: got [None]; allowed: a list of texts"),
+        (None, "answers: got None; allowed: a list of texts"),
+        ({"answer_start": [3]}, "answers: got {'answer_start': [3]}; allowed: a list of texts"),
+        (-1, "answers: got -1; allowed: a list of texts"),
+    ],
+)
+def test_no_gold_answer(value: Any, message: str) -> None:
+    for name in ("squad", "record"):
+        with pytest.raises(ValueError) as caught:
+            TASKS[name].label(value)
+        assert str(caught.value).startswith(message)
 
 
-@settings(deadline=None)  # the first example imports scikit-learn
-@given(pairs(1))
-def test_binary_metrics(rows: list[tuple[int, int]]) -> None:
-    labels, predictions = map(list, zip(*rows, strict=True))
-    tp, fp, fn = confusion(rows, 1)
-    tn = len(rows) - tp - fp - fn
-    assert METRICS["accuracy"](labels, predictions) == pytest.approx((tp + tn) / len(rows))
-    f1 = 2 * tp / (2 * tp + fp + fn) if tp else 0.0
-    assert METRICS["f1"](labels, predictions) == pytest.approx(f1)
-    product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
-    matthews = (tp * tn - fp * fn) / product**0.5 if product else 0.0
-    assert METRICS["matthews"](labels, predictions) == pytest.approx(matthews)
+@pytest.mark.parametrize(
+    ("score", "text"),
+    [
+        *((0.0, "0.0"), (5.0, "5.0"), (3.8, "3.8"), (3.75, "3.8"), (2.6666667, "2.6")),
+        *((0.09, "0.0"), (0.11, "0.2"), (4.91, "5.0"), (4.89, "4.8"), (0.5, "0.4"), (3.5, "3.6")),
+    ],
+)
+def test_a_score_as_text(score: float, text: str) -> None:
+    assert score_text(score) == text
 
 
-@settings(deadline=None)
-@given(pairs(3).filter(lambda rows: max(map(max, rows)) > 1))
-def test_macro_f1(rows: list[tuple[int, int]]) -> None:
-    labels, predictions = map(list, zip(*rows, strict=True))
-    scores = []
-    for index in set(labels) | set(predictions):
-        tp, fp, fn = confusion(rows, index)
-        scores.append(2 * tp / (2 * tp + fp + fn))
-    assert METRICS["f1"](labels, predictions) == pytest.approx(sum(scores) / len(scores))
+def test_a_score_reads_back() -> None:
+    for fifths in range(26):
+        assert read_score(score_text(fifths / 5)) == fifths / 5
+    for score in np.random.default_rng(0).uniform(0, 5, 200).tolist():
+        assert abs(read_score(score_text(score)) - score) <= 0.1 + 1e-9
 
 
-def test_metrics_agree_with_their_libraries() -> None:
-    from scipy.stats import pearsonr
-    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-
-    rng = np.random.default_rng(0)
-    labels, predictions = rng.integers(0, 3, (2, 200)).tolist()
-    assert METRICS["accuracy"](labels, predictions) == accuracy_score(labels, predictions)
-    assert METRICS["f1"](labels, predictions) == f1_score(labels, predictions, average="macro")
-    assert METRICS["matthews"](labels, predictions) == matthews_corrcoef(labels, predictions)
-    scores, guesses = rng.normal(size=(2, 200)).tolist()
-    assert METRICS["pearson"](scores, guesses) == pearsonr(scores, guesses).statistic
-    assert METRICS["pearson"](scores, guesses) == pytest.approx(np.corrcoef(scores, guesses)[0, 1])
-
-
-@pytest.mark.parametrize("name", ["pearson", "matthews"])
-@pytest.mark.filterwarnings("error")
-def test_a_constant_has_no_correlation(name: str) -> None:
-    for labels, predictions in [([0, 1, 1], [1, 1, 1]), ([1, 1], [0, 1]), ([1], [1])]:
-        assert METRICS[name](labels, predictions) == 0.0
-    assert METRICS[name]([0, 1, 0], [0, 1, 0]) == pytest.approx(1.0)
-    assert METRICS[name]([0, 1, 0], [1, 0, 1]) == pytest.approx(-1.0)
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        *(("3.8", 3.8), (" 3.8 ", 3.8), ("a 4, or 2", 4.0), ("4.", 4.0), (".6", 0.6), ("+2", 2.0)),
+        *(("7", 5.0), ("-3.2", 0.0), ("1" * 400, 5.0), ("3.8.1", 3.8), ("3,8", 3.0)),
+        *(("", 0.0), ("nan", 0.0), ("four", 0.0), ("-", 0.0), (".", 0.0), ("٣", 0.0)),
+    ],
+)
+def test_the_score_in_a_text(text: str, score: float) -> None:
+    assert read_score(text) == score
 
 
 # --- imports ----------------------------------------------------------------------------

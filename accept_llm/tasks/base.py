@@ -3,15 +3,19 @@
 It knows nothing of files, models or tokenisers; `data.py` brings the rows.
 """
 
+import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from accept_llm.recipe_errors import refusal
+from accept_llm.recipe_parts import MAX_LENGTH, MAX_LENGTHS
 
 Record = Mapping[str, Any]
 Parts = tuple[tuple[str, str], ...]
+Label = int | float | tuple[str, ...]
+"""A class index; a score; or all gold answers of a row, of which the first is trained on."""
 
 SCORES = (0.0, 5.0)  # of STS-B, the only task with a score
 
@@ -24,8 +28,7 @@ class Example:
     """`<split>:<row>`: the file's split, before any cutting, and its row, from 0."""
     parts: Parts
     """(lead, value) pairs: a lead is never cut, a value may be truncated."""
-    label: int | float
-    """A class index, or a score."""
+    label: Label
 
 
 def listing(names: Sequence[str]) -> str:
@@ -34,22 +37,25 @@ def listing(names: Sequence[str]) -> str:
     return ", ".join(names[:20]) + more
 
 
+def text_of(record: Record, column: str) -> str:
+    """The text of a column; ValueError where it has none."""
+    value = record.get(column)
+    if not isinstance(value, str):
+        raise ValueError(f"{column}: got {reprlib.repr(value)}; allowed: text")
+    return value
+
+
 def text_parts(task: "Task", record: Record) -> Parts:
-    """`<task> <column>: <value>`, a pair for each column, as in T5 and DePT.
+    """`<task> <column>: <value>`, a pair for each shown column, as in T5 and DePT.
 
     Space around a value is dropped: SST-2 ends every sentence with one, a user's text does not.
     Raises ValueError where a value is not text, or where all are empty.
     """
-    values = []
-    for column in task.columns:
-        value = record.get(column)
-        if not isinstance(value, str):
-            raise ValueError(f"{column}: got {reprlib.repr(value)}; allowed: text")
-        values.append(value.strip())
+    values = [text_of(record, column).strip() for column in task.shown]
     if not any(values):
-        raise ValueError(f"{' and '.join(task.columns)}: got no text; allowed: some text")
+        raise ValueError(f"{' and '.join(task.shown)}: got no text; allowed: some text")
     starts = [f"{task.name} ", *[" "] * (len(values) - 1)]
-    leads = [f"{start}{column}: " for start, column in zip(starts, task.columns, strict=True)]
+    leads = [f"{start}{column}: " for start, column in zip(starts, task.shown, strict=True)]
     return tuple(zip(leads, values, strict=True))
 
 
@@ -59,14 +65,15 @@ class Task:
 
     name: str
     labels: tuple[str, ...]
-    """Empty where the label is a score."""
+    """Empty where the label is a score or a text."""
     words: tuple[str, ...]
     """One plain word a label for a causal LM to say; no leading space, first tokens differ."""
     question: str
     """Ends the text (after a space) where task.cue is on, so that the last token asks."""
     metric: str
-    """A key of METRICS."""
+    """A key of METRICS; it selects the best step."""
     columns: tuple[str, ...]
+    """What a row must have, beside its label."""
     label_column: str
     hub: tuple[str, str | None] | None
     """Repository and configuration on the Hub; None where the rows are local."""
@@ -75,18 +82,52 @@ class Task:
     rows out of the training split and tests on the official validation split."""
     row: Callable[["Task", Record], Parts] = text_parts
     """The text form of a row."""
+    kind: Literal["classes", "score", "text"] = "classes"
+    """What the label is: a class, a score from 0 to 5, or one or many gold answers."""
+    also: tuple[str, ...] = ()
+    """Further keys of METRICS, reported beside `metric`."""
+    keep: tuple[str, ...] = ()
+    """Shown columns that truncation must not cut while others have something left."""
+    marked: str = ""
+    """The one column that is shown, where the others only say how; without it, all are shown."""
+    hub_splits: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Our name of a split -> the Hub's, where they differ."""
+    folders: tuple[str, ...] = ()
+    """Further names of the task's local folder, looked for where <name>/ does not exist."""
 
     @property
     def is_score(self) -> bool:
-        return not self.labels
+        return self.kind == "score"
+
+    @property
+    def is_text(self) -> bool:
+        return self.kind == "text"
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The columns of the parts of a row, in order."""
+        return (self.marked,) if self.marked else self.columns
+
+    @property
+    def kept(self) -> tuple[bool, ...]:
+        """For each part of a row, in order, whether its column is in `keep`."""
+        return tuple(column in self.keep for column in self.shown)
+
+    @property
+    def max_length(self) -> int:
+        """l of the paper: a recipe's task.max_length where it gives none."""
+        # A file task may be called squad; it is not the one of the table.
+        return MAX_LENGTHS.get(self.name, MAX_LENGTH) if self.hub else MAX_LENGTH
 
     def parts(self, record: Record) -> Parts:
         """The text of a row, labelled or not; ValueError names the column that has none."""
         return self.row(self, record)
 
-    def label(self, value: Any) -> int | float:
-        """The class index or score that `value` stands for; ValueError says what is allowed."""
+    def label(self, value: Any) -> Label:
+        """What `value` stands for; ValueError says what is allowed."""
         try:
+            if self.is_text:
+                return _answers(value)
             return _score(value) if self.is_score else _class_index(value, self.labels)
         except ValueError as error:
             raise ValueError(f"{self.label_column}: {error}") from None
@@ -134,3 +175,36 @@ def _class_index(value: Any, labels: tuple[str, ...]) -> int:
         return whole
     numbers = "" if by_name_only else f", or 0 to {len(labels) - 1}"
     raise ValueError(refusal(value, labels, f"{listing(labels)}{numbers}{_hidden(number)}"))
+
+
+def _answers(value: Any) -> tuple[str, ...]:
+    """The distinct gold answers of a list of texts, or of SQuAD's {text: [...]}, in order.
+
+    Space around an answer is dropped, and so is an answer that is nothing else.
+    """
+    texts = value.get("text") if isinstance(value, Mapping) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(refusal(value, (), "a list of texts, or a mapping with such a `text`"))
+    found = tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
+    if not found:
+        hint = "" if texts else " (an empty list marks hidden answers, this split cannot be used)"
+        raise ValueError(refusal(value, (), f"at least one text{hint}"))
+    return found
+
+
+# --- scores as text ---------------------------------------------------------------------
+
+_NUMBER = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
+
+
+def score_text(score: float) -> str:
+    """A score as a model should say it: rounded to the nearest fifth (a tie to the even one, as
+    in T5), with one decimal: 3.75 -> "3.8"."""
+    return f"{round(score * 5) / 5:.1f}"
+
+
+def read_score(text: str) -> float:
+    """The first number in what a model said, cut to the range of scores; 0.0 without one."""
+    low, high = SCORES
+    number = _NUMBER.search(text)
+    return min(max(float(number[0]), low), high) if number else low

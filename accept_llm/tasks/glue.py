@@ -48,6 +48,46 @@ MRPC = Task(
     label_column="label",
     hub=("nyu-mll/glue", "mrpc"),
     small=True,
+    also=("f1",),
+)
+
+QQP = Task(
+    name="qqp",
+    labels=("not_duplicate", "duplicate"),
+    words=("no", "yes"),
+    question="duplicate:",
+    metric="accuracy",
+    columns=("question1", "question2"),
+    label_column="label",
+    hub=("nyu-mll/glue", "qqp"),
+    small=False,
+    also=("f1",),
+)
+
+MNLI = Task(
+    name="mnli",
+    labels=("entailment", "neutral", "contradiction"),
+    words=("yes", "maybe", "no"),
+    question="entailed:",
+    metric="accuracy",
+    columns=("premise", "hypothesis"),
+    label_column="label",
+    hub=("nyu-mll/glue", "mnli"),
+    small=False,
+    hub_splits={"validation": "validation_matched", "test": "test_matched"},
+)
+
+QNLI = Task(
+    name="qnli",
+    labels=("entailment", "not_entailment"),
+    words=("yes", "no"),
+    question="answered:",
+    metric="accuracy",
+    columns=("question", "sentence"),
+    label_column="label",
+    hub=("nyu-mll/glue", "qnli"),
+    small=False,
+    keep=("question",),
 )
 
 STSB = Task(
@@ -60,4 +100,6 @@ STSB = Task(
     label_column="label",
     hub=("nyu-mll/glue", "stsb"),
     small=True,
+    kind="score",
+    also=("spearman",),
 )
