@@ -219,6 +219,16 @@ def test_packed_is_refused_where_it_was_not_tested(tmp_path, tiny_llama):
     agree(AutoModelForCausalLM.from_pretrained(info.folder), "padded", prompt_of(32))
 
 
+def test_t5_is_never_packed(tiny_t5):
+    """Its encoder looks both ways: the prompt would see the examples."""
+    with pytest.raises(RecipeError, match=r"got 'packed'; allowed for t5: padded"):
+        check_layout(info_of(tiny_t5), layout="packed", longest=16)
+    backbone = load(tiny_t5, dtype="bf16")
+    assert type(backbone).__name__ == "Seq2SeqBackbone"
+    # transformers keeps T5's `wo` in fp32 beside fp16 only.
+    assert {p.dtype for p in backbone.module.parameters()} == {torch.bfloat16}
+
+
 def test_a_checkpoint_that_lacks_a_weight_is_refused(tmp_path, tiny_llama):
     lm = AutoModelForCausalLM.from_pretrained(tiny_llama)
     weights = lm.state_dict()

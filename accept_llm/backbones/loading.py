@@ -1,14 +1,18 @@
-"""Builds frozen causal models: whole on one device, or empty and then filled slice by slice
-when `shard` has cut the parameters up.
+"""Builds frozen models: whole on one device, or empty and then filled slice by slice when
+`shard` has cut the parameters up.
 """
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from accept_llm.backbones import Backbone
 from accept_llm.backbones.causal import CausalBackbone, CausalRoot, Layout
+from accept_llm.backbones.linear import needs_fp32, with_fp32_gradients
+from accept_llm.backbones.seq2seq import Seq2SeqBackbone, Seq2SeqRoot
+from accept_llm.backbones.slices import Checkpoint
 from accept_llm.models import ModelInfo
 from accept_llm.recipe_errors import RecipeError
 
@@ -37,18 +41,14 @@ def check_layout(info: ModelInfo, *, layout: Layout, longest: int) -> None:
         raise RecipeError([f"model.layout: got 'packed'; {problem}"])
 
 
-def load_whole(
-    info: ModelInfo, *, dtype: str, layout: Layout, device: torch.device
-) -> CausalBackbone:
+def load_whole(info: ModelInfo, *, dtype: str, layout: Layout, device: torch.device) -> Backbone:
     """The model on one device, through transformers' own loader."""
-    from transformers import AutoModelForCausalLM
-
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = _auto_class(info).from_pretrained(
         info.folder, dtype=DTYPES[dtype], output_loading_info=True
     )
     lm, report = loaded
     _refuse_missing(lm, info, report["missing_keys"])  # transformers would draw them at random
-    return _frozen(CausalRoot(lm).to(device), lm.config, dtype=dtype, layout=layout)
+    return _frozen(_root(lm, info).to(device), info, dtype=dtype, layout=layout)
 
 
 def load_sharded(
@@ -58,49 +58,117 @@ def load_sharded(
     layout: Layout,
     device: torch.device,
     shard: Callable[[nn.Module, list[nn.Module]], None],
-) -> CausalBackbone:
-    """Built without memory, cut up by `shard(root, blocks)`, then filled: every rank reads
+) -> Backbone:
+    """Built without memory, cut up by `shard(root, parts)`, then filled: every rank reads
     only its own slices of the files."""
     from accelerate import init_empty_weights
-    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(info.folder)
     # Buffers (rotary frequencies) are made for real: no checkpoint holds them.
     with init_empty_weights(include_buffers=False):
-        lm = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])
-    reader = HuggingFaceStorageReader(str(info.folder))
-    stored = set(reader.read_metadata().state_dict_metadata)
-    if not set(lm._tied_weights_keys or ()) <= stored:  # as transformers: what is stored counts
-        lm.tie_weights()
-    root = CausalRoot(lm)
+        lm = _auto_class(info).from_config(config, dtype=DTYPES[dtype])
+    checkpoint = Checkpoint(info.files)
+    _refuse_missing(lm, info, _tie(lm, checkpoint))
+    root = _root(lm, info)
     root.requires_grad_(False)
-    shard(root, _blocks(lm))
+    shard(root, _parts(lm))
     buffers = {name: buffer.to(device) for name, buffer in root.named_buffers()}
     root.to_empty(device=device)
     for name, buffer in buffers.items():
         root.get_buffer(name).copy_(buffer)
-    _fill(lm, info, stored=stored, reader=reader)
-    return _frozen(root, config, dtype=dtype, layout=layout)
+    _fill(lm, info, checkpoint)
+    return _frozen(root, info, dtype=dtype, layout=layout)
 
 
-def _blocks(lm: Any) -> list[nn.Module]:
+def _auto_class(info: ModelInfo) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    return AutoModelForSeq2SeqLM if info.architecture == "seq2seq" else AutoModelForCausalLM
+
+
+def _root(lm: Any, info: ModelInfo) -> nn.Module:
+    return Seq2SeqRoot(lm) if info.architecture == "seq2seq" else CausalRoot(lm)
+
+
+def _frozen(root: Any, info: ModelInfo, *, dtype: str, layout: Layout) -> Backbone:
+    root.requires_grad_(False).eval()
+    if needs_fp32(next(root.parameters()).device, DTYPES[dtype]):
+        with_fp32_gradients(root)
+    config = root.lm.config
+    if info.architecture == "seq2seq":
+        return Seq2SeqBackbone(root, config=config, dtype=DTYPES[dtype])
+    return CausalBackbone(root, config=config, dtype=DTYPES[dtype], layout=layout)
+
+
+# --- sharded ----------------------------------------------------------------------------
+
+
+def _tie(lm: Any, checkpoint: Checkpoint) -> set[str]:
+    """Ties what is one weight, as from_pretrained does: what is stored counts, and of two
+    stored weights whether they are equal. Returns the names of the weights that are missing."""
+    missing = set(dict(lm.named_parameters(remove_duplicate=False))) - checkpoint.names
+    families: dict[str, list[str]] = {}
+    for target, source in lm.all_tied_weights_keys.items():
+        families.setdefault(source, [source]).append(target)
+    for family in families.values():
+        first, *others = [name for name in family if name in checkpoint.names] or [""]
+        # transformers cannot compare weights that have no memory yet, and would not tie them.
+        missing |= {name for name in others if checkpoint.same(first, name)}
+    lm.tie_weights(missing_keys=missing, recompute_mapping=False)  # takes what it ties out of it
+    for stack in (lm.encoder, lm.decoder) if lm.config.is_encoder_decoder else ():
+        if stack.embed_tokens.weight is lm.shared.weight:
+            # One weight in three modules; sharding gathers it only where its module is called.
+            stack.set_input_embeddings(lm.shared)
+    return missing
+
+
+def _parts(lm: Any) -> list[nn.Module]:
     """What is gathered by itself: the repeated layers, by the class names that transformers
-    declares, the embedding and the LM head. A tied pair stays with the root, in one group."""
+    declares, the embedding and the LM head. A tied pair stays with the root, in one group.
+
+    T5's blocks list their attentions and their feed-forward part, which are gathered one by
+    one: a decoder block of T5-XXL has 0.5 GB.
+    """
     names = set(lm._no_split_modules or [])
     layers = [module for module in lm.modules() if type(module).__name__ in names]
+    if lm.config.is_encoder_decoder:
+        layers = [part for block in layers for part in block.layer]
     ends = [lm.get_input_embeddings(), lm.get_output_embeddings()]
     return layers if ends[0].weight is ends[1].weight else [*layers, *ends]
 
 
-def _fill(lm: nn.Module, info: ModelInfo, *, stored: set[str], reader: Any) -> None:
-    from torch.distributed.checkpoint.state_dict_loader import load
+def _fill(lm: nn.Module, info: ModelInfo, checkpoint: Checkpoint) -> None:
+    """Reads this rank's rows of every stored parameter and buffer, once for a tied weight."""
+    filled: set[int] = set()
+    for name, tensor in lm.state_dict(keep_vars=True).items():
+        if name not in checkpoint.names or id(tensor) in filled:
+            continue
+        filled.add(id(tensor))
+        shape = checkpoint.shape(name)
+        if shape != tuple(tensor.shape):
+            raise RecipeError(
+                [
+                    f"model: {info.folder} has {name} as {list(shape)}, but its config.json makes "
+                    f"it {list(tensor.shape)}; they must agree"
+                ]
+            )
+        start, rows = _own_rows(tensor)
+        checkpoint.read_rows(name, start, start + len(rows), rows)
 
-    named = dict(lm.named_parameters(remove_duplicate=False))
-    filled = {id(p) for name, p in named.items() if name in stored}  # also under a tied name
-    _refuse_missing(lm, info, [name for name, p in named.items() if id(p) not in filled])
-    wanted = {name: t for name, t in lm.state_dict().items() if name in stored}
-    load(wanted, storage_reader=reader)
+
+def _own_rows(tensor: Tensor) -> tuple[int, Tensor]:
+    """The first row that this rank holds, and its rows; a plain tensor is held whole."""
+    from torch.distributed.tensor import DTensor, Shard
+
+    if not isinstance(tensor, DTensor):
+        return 0, tensor.view(-1, *tensor.shape[1:])  # a scalar is one row
+    assert tensor.placements == (Shard(0),), tensor.placements
+    local = tensor.to_local()
+    most = -(-len(tensor) // tensor.device_mesh.size())  # of a rank; the last ones may have less
+    start = min(len(tensor), tensor.device_mesh.get_local_rank() * most)
+    assert len(local) == min(most, len(tensor) - start), (local.shape, tensor.shape, start)
+    return start, local
 
 
 def _refuse_missing(lm: nn.Module, info: ModelInfo, missing: Iterable[str]) -> None:
@@ -112,8 +180,3 @@ def _refuse_missing(lm: nn.Module, info: ModelInfo, missing: Iterable[str]) -> N
                 f"({', '.join(names[:3])}, ...); allowed: a checkpoint with this model's names"
             ]
         )
-
-
-def _frozen(root: nn.Module, config: Any, *, dtype: str, layout: Layout) -> CausalBackbone:
-    root.requires_grad_(False).eval()
-    return CausalBackbone(root, config=config, dtype=DTYPES[dtype], layout=layout)

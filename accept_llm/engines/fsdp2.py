@@ -5,7 +5,9 @@ off on the CPU. Prompt and head stay outside, replicated, in fp32.
 """
 
 import os
+from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -39,14 +41,18 @@ class Fsdp2Engine:
             info, dtype=spec.dtype, layout=spec.layout, device=self.device, shard=self._shard
         )
 
-    def _shard(self, root: nn.Module, blocks: list[nn.Module]) -> None:
+    def _shard(self, root: nn.Module, parts: list[nn.Module]) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
         mesh = init_device_mesh(self.device.type, (self.world_size,))
         # The root group too (the norm; a tied embedding) gives its gathered weights back.
-        for module in (*blocks, root):
-            fully_shard(module, mesh=mesh, reshard_after_forward=True)
+        for module in (*parts, root):
+            sharded = fully_shard(module, mesh=mesh, reshard_after_forward=True)
+            if self.device.type == "cpu":
+                sharded.set_custom_all_gather(cast(Any, OneBuffer()))  # its base is not public
+                # Itself, in place of the part before: it is gathered already.
+                sharded.set_modules_to_backward_prefetch([sharded])
 
     def sum_over_ranks(self, x: Tensor) -> Tensor:
         x = x.clone()
@@ -61,3 +67,35 @@ class Fsdp2Engine:
     def close(self) -> None:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+class OneBuffer:
+    """An all-gather for the CPU that keeps one gathered copy of a part beside its weights.
+
+    FSDP2 by default keeps the buffer of the part before as well, and in backward gathers the
+    next part early: both let a GPU copy and compute at once. gloo's own all-gather has one more
+    buffer inside; broadcasts write where they should.
+    """
+
+    def allocate(
+        self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device
+    ) -> torch.Tensor:
+        return torch.empty(*size, dtype=dtype, device=device)
+
+    def __call__(
+        self,
+        output_tensor: Tensor,
+        input_tensor: Tensor,
+        group: dist.ProcessGroup,
+        async_op: bool = False,
+    ) -> dist.Work:
+        """The input is this rank's slice of the output already."""
+        slices = output_tensor.chunk(group.size())
+        assert slices[group.rank()].data_ptr() == input_tensor.data_ptr()
+        works = [
+            dist.broadcast(part, group=group, group_src=rank, async_op=True)
+            for rank, part in enumerate(slices)
+        ]
+        for work in works:
+            work.wait()
+        return works[-1]  # after an asynchronous call FSDP2 frees the buffer at once

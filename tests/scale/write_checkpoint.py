@@ -1,6 +1,9 @@
-"""Writes a checkpoint of Llama-2-7B's real shape with random weights: 13.5 GB, never in memory.
+"""Writes a checkpoint of a large model's real shape with random weights, never in memory.
 
-    python tests/scale/write_llama2_7b.py --tokenizer FOLDER --out DIR
+    python tests/scale/write_checkpoint.py --model llama2_7b --tokenizer FOLDER --out DIR
+
+llama2_7b (13.5 GB) is Llama-2-7B; flan_t5_xxl (11.4 GB) has Flan-T5-XXL's widths and half its
+layers.
 
 The safetensors files are written by hand, header first, so that a tensor can be streamed in
 pieces. The numbers are normal with std 0.02 (norms: 1), but not independent: one seeded block
@@ -25,13 +28,33 @@ Shape = tuple[int, ...]
 Tensor = tuple[str, Shape]
 Rng = np.random.Generator
 
+# fmt: off
+LLAMA2_7B = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "bfloat16",
+    "hidden_size": 4096, "intermediate_size": 11008, "vocab_size": 32000,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
+    "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "hidden_act": "silu",
+    "rope_theta": 10000.0, "tie_word_embeddings": False, "attention_bias": False,
+    "mlp_bias": False, "bos_token_id": 1, "eos_token_id": 2, "use_cache": True,
+}
+FLAN_T5_XXL = {
+    "architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "dtype": "bfloat16",
+    "d_model": 4096, "d_ff": 10240, "d_kv": 64, "num_heads": 64, "vocab_size": 32128,
+    "num_layers": 12, "num_decoder_layers": 12, "feed_forward_proj": "gated-gelu",
+    "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128,
+    "layer_norm_epsilon": 1e-6, "dropout_rate": 0.1, "tie_word_embeddings": False,
+    "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1,
+    "is_encoder_decoder": True, "use_cache": True,
+}
+# fmt: on
+
 
 def bf16_bits(values: np.ndarray) -> np.ndarray:
     """float32 -> the upper 16 bits, rounded to nearest."""
     return ((values.astype(np.float32).view(np.uint32) + 0x8000) >> 16).astype(np.uint16)
 
 
-def tensors(config: dict) -> Iterator[Tensor]:
+def llama_tensors(config: dict) -> Iterator[Tensor]:
     """Names and shapes of a LlamaForCausalLM without biases and with an untied head."""
     d, ffn, vocab = (config[k] for k in ("hidden_size", "intermediate_size", "vocab_size"))
     yield "model.embed_tokens.weight", (vocab, d)
@@ -46,6 +69,46 @@ def tensors(config: dict) -> Iterator[Tensor]:
         yield f"{prefix}.mlp.down_proj.weight", (d, ffn)
     yield "model.norm.weight", (d,)
     yield "lm_head.weight", (vocab, d)
+
+
+def t5_tensors(config: dict) -> Iterator[Tensor]:
+    """Names and shapes of a T5 v1.1 (gated, untied head), as Flan-T5's files have them."""
+    d, vocab = config["d_model"], config["vocab_size"]
+    yield "shared.weight", (vocab, d)
+    yield from t5_stack("encoder", config, config["num_layers"])
+    yield from t5_stack("decoder", config, config["num_decoder_layers"])
+    yield "lm_head.weight", (vocab, d)
+
+
+def t5_stack(stack: str, config: dict, layers: int) -> Iterator[Tensor]:
+    d, ffn, heads = (config[k] for k in ("d_model", "d_ff", "num_heads"))
+    inner = heads * config["d_kv"]
+    attentions = ["SelfAttention"] if stack == "encoder" else ["SelfAttention", "EncDecAttention"]
+    for block in range(layers):
+        prefix = f"{stack}.block.{block}.layer"
+        for part, attention in enumerate(attentions):
+            for name in "qkv":
+                yield f"{prefix}.{part}.{attention}.{name}.weight", (inner, d)
+            yield f"{prefix}.{part}.{attention}.o.weight", (d, inner)
+            if block == part == 0:
+                shape = (config["relative_attention_num_buckets"], heads)
+                yield f"{prefix}.0.SelfAttention.relative_attention_bias.weight", shape
+            yield f"{prefix}.{part}.layer_norm.weight", (d,)
+        part = len(attentions)
+        yield f"{prefix}.{part}.DenseReluDense.wi_0.weight", (ffn, d)
+        yield f"{prefix}.{part}.DenseReluDense.wi_1.weight", (ffn, d)
+        yield f"{prefix}.{part}.DenseReluDense.wo.weight", (d, ffn)
+        yield f"{prefix}.{part}.layer_norm.weight", (d,)
+    yield f"{stack}.final_layer_norm.weight", (d,)
+
+
+MODELS = {"llama2_7b": (LLAMA2_7B, llama_tensors), "flan_t5_xxl": (FLAN_T5_XXL, t5_tensors)}
+
+
+def size_of(model: str) -> int:
+    """The bytes of all weights of a model at its default sizes."""
+    config, tensors = MODELS[model]
+    return sum(2 * prod(shape) for _, shape in tensors(config))
 
 
 def into_files(items: Iterator[Tensor], largest: int) -> list[list[Tensor]]:
@@ -92,19 +155,6 @@ def write_file(path: Path, group: list[Tensor], block: np.ndarray, rng: Rng) -> 
                 stream.write(piece)
 
 
-def llama_config(args: argparse.Namespace) -> dict:
-    """config.json of Llama-2-7B, at the sizes asked for."""
-    return {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "bfloat16",
-        "hidden_size": args.hidden, "intermediate_size": args.ffn, "vocab_size": args.vocab,
-        "num_hidden_layers": args.layers, "num_attention_heads": args.heads,
-        "num_key_value_heads": args.heads, "max_position_embeddings": 4096,
-        "rms_norm_eps": 1e-5, "hidden_act": "silu", "rope_theta": 10000.0,
-        "tie_word_embeddings": False, "attention_bias": False, "mlp_bias": False,
-        "bos_token_id": 1, "eos_token_id": 2, "use_cache": True,
-    }  # fmt: skip
-
-
 def copy_tokenizer(source: Path, out: Path) -> None:
     """Copies the tokenizer's files; ids above its own vocabulary just stay unused."""
     names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
@@ -117,7 +167,8 @@ def copy_tokenizer(source: Path, out: Path) -> None:
 def write(args: argparse.Namespace) -> int:
     """Writes the folder; returns the bytes of all weights."""
     args.out.mkdir(parents=True)
-    config = llama_config(args)
+    config, tensors = MODELS[args.model]
+    config = config | json.loads(args.config)
     rng = np.random.default_rng(args.seed)
     block = bf16_bits(rng.standard_normal(BLOCK, dtype=np.float32) * np.float32(STD))
     groups = into_files(tensors(config), args.largest_file)
@@ -136,13 +187,14 @@ def write(args: argparse.Namespace) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; the defaults are Llama-2-7B."""
+    """The command line; without --config the shape is the real one."""
     result = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    result.add_argument("--model", choices=MODELS, required=True)
     result.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
     result.add_argument("--tokenizer", type=Path, required=True, help="any model folder's")
-    sizes = {"hidden": 4096, "ffn": 11008, "layers": 32, "heads": 32, "vocab": 32000}
-    for name, default in (sizes | {"seed": 0, "largest-file": LARGEST_FILE}).items():
-        result.add_argument(f"--{name}", type=int, default=default)
+    result.add_argument("--config", default="{}", help="JSON: what differs from the model's own")
+    result.add_argument("--seed", type=int, default=0)
+    result.add_argument("--largest-file", type=int, default=LARGEST_FILE)
     return result
 
 

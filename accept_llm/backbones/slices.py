@@ -1,0 +1,123 @@
+"""Reads rows of tensors out of safetensors files, straight into memory that is there already.
+
+Nothing is mapped (a mapped page counts as resident memory) and nothing is read twice. It knows
+neither models nor shards; that the files are whole was checked before (model_files.py).
+"""
+
+import json
+import struct
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
+from io import FileIO
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from accept_llm.recipe_errors import RecipeError
+
+CHUNK = 8 << 20  # bytes on the way where a tensor cannot be filled directly
+DTYPES = {
+    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
+    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8},
+    **{"U8": torch.uint8, "BOOL": torch.bool},
+}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor lies."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    """Of its first byte in the file."""
+
+
+class Checkpoint:
+    """The tensors of some safetensors files; of a name in two of them the later file's counts."""
+
+    def __init__(self, files: Sequence[Path]):
+        self._tensors: dict[str, Stored] = {}
+        for file in files:
+            self._tensors.update(_read_header(file))
+
+    @property
+    def names(self) -> Set[str]:
+        return self._tensors.keys()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._tensors[name].shape
+
+    def read_rows(self, name: str, start: int, stop: int, out: Tensor) -> None:
+        """Fills `out` (stop - start, ...) with these rows; a scalar has one row.
+
+        Other dtypes and devices than the stored ones are reached by a small buffer.
+        """
+        stored = self._tensors[name]
+        rows, *row = stored.shape or (1,)
+        assert 0 <= start <= stop <= rows, (name, start, stop, rows)
+        assert out.shape == (stop - start, *row), (name, out.shape, (stop - start, *row))
+        flat = out.detach().view(-1)  # fails, as it must, where it would be a copy
+        if not len(flat):
+            return
+        dtype = _dtype(name, stored)
+        direct = out.dtype == dtype and out.device.type == "cpu"
+        step = len(flat) if direct else CHUNK // dtype.itemsize
+        with stored.file.open("rb", buffering=0) as stream:
+            stream.seek(stored.start + start * prod(row) * dtype.itemsize)
+            for piece in flat.split(step):
+                buffer = piece if direct else torch.empty(len(piece), dtype=dtype)
+                _read_into(stream, buffer, stored.file)
+                if not direct:
+                    piece.copy_(buffer)
+
+    def same(self, one: str, other: str) -> bool:
+        """Whether two names hold the same numbers in the same dtype and shape."""
+        a, b = self._tensors[one], self._tensors[other]
+        if (a.dtype, a.shape) != (b.dtype, b.shape):
+            return False
+        return all(x == y for x, y in zip(_pieces(one, a), _pieces(other, b), strict=True))
+
+
+def _read_header(file: Path) -> dict[str, Stored]:
+    """8 bytes of length, then JSON; the offsets of the tensors count from its end."""
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length))
+    header.pop("__metadata__", None)
+    return {
+        name: Stored(
+            file, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
+        )
+        for name, entry in header.items()
+    }
+
+
+def _dtype(name: str, stored: Stored) -> torch.dtype:
+    if stored.dtype not in DTYPES:
+        said = f"model: {stored.file}: {name} has dtype {stored.dtype}"
+        raise RecipeError([f"{said}; allowed: {', '.join(DTYPES)}"])
+    return DTYPES[stored.dtype]
+
+
+def _read_into(stream: FileIO, out: Tensor, file: Path) -> None:
+    """One read may give less than is asked for (at most 2 GB on Linux)."""
+    left = out.view(torch.uint8).numpy().data
+    while left:
+        got = stream.readinto(left)
+        if not got:
+            said = f"model: {file} is cut: it ends {len(left)} bytes before its header says"
+            raise RecipeError([f"{said}; copy or download it again"])
+        left = left[got:]
+
+
+def _pieces(name: str, stored: Stored) -> Iterator[bytes]:
+    """The bytes of a tensor, some at a time."""
+    left = prod(stored.shape) * _dtype(name, stored).itemsize
+    with stored.file.open("rb") as stream:
+        stream.seek(stored.start)
+        for size in [CHUNK] * (left // CHUNK) + [left % CHUNK]:
+            yield stream.read(size)
