@@ -6,17 +6,17 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from accept_llm.adapter_card import CARD, FORMAT, read_card
 from accept_llm.budget import CodebookShape, PromptShape
-from accept_llm.heads import LabelWords, LinearHead
+from accept_llm.heads import Choice, Generate, Head, LabelWords, LinearHead
 from accept_llm.prompts import Prompt
 from accept_llm.recipe_errors import RecipeError
 
@@ -28,15 +28,20 @@ class Adapter:
     """A prompt, its head, and prompt.json as a dict."""
 
     prompt: Prompt
-    head: LinearHead | LabelWords
+    head: Head
     card: dict[str, Any]
 
 
-def head_card(head: nn.Module) -> dict[str, Any]:
+def head_card(head: Head) -> dict[str, Any]:
     """What is needed to build the head again."""
     if isinstance(head, LabelWords):
         return {"kind": "label_words", "token_ids": head.token_ids.tolist()}
-    assert isinstance(head, LinearHead), head
+    if isinstance(head, Choice):
+        return {"kind": "choice", "choices": [list(choice) for choice in head.choices]}
+    if isinstance(head, Generate):
+        how = head.writing
+        sizes = {"max_new_tokens": how.limit, "num_beams": how.beams, "end": how.end}
+        return {"kind": "generate", **sizes}
     classes, hidden = head.linear.weight.shape
     return {
         "kind": "linear",
@@ -44,6 +49,15 @@ def head_card(head: nn.Module) -> dict[str, Any]:
         "classes": 0 if head.is_score else classes,
         "bias": head.linear.bias is not None,
     }
+
+
+def _head(card: dict[str, Any]) -> Head:
+    sizes = {name: value for name, value in card.items() if name != "kind"}
+    kinds: dict[str, Callable[..., Head]] = {
+        **{"linear": LinearHead, "label_words": LabelWords},
+        **{"choice": Choice, "generate": Generate},
+    }
+    return kinds[card["kind"]](**sizes)
 
 
 def save_adapter(
@@ -77,11 +91,7 @@ def load_prompt(folder: str | Path) -> Adapter:
     shape = _shape(card["prompt"])
     prompt = Prompt(shape)
     spec = card["head"]
-    head: LinearHead | LabelWords
-    if spec["kind"] == "linear":
-        head = LinearHead(spec["hidden"], spec["classes"], bias=spec["bias"])
-    else:
-        head = LabelWords(spec["token_ids"])
+    head = _head(spec)
     try:
         prompt.load_state_dict(load_file(folder / PROMPT))
         if spec["kind"] == "linear":

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from accept_llm.models import ModelInfo
+from accept_llm.model_files import TOKENIZERS, ModelInfo
 from accept_llm.recipe_errors import RecipeError
 
 FORMAT = 1
@@ -18,7 +18,7 @@ SECTIONS = ("model", "task", "prompt", "head")
 
 def tokenizer_hash(folder: Path) -> str:
     """SHA-256 of the tokenizer's file, so that another tokenizer is noticed."""
-    for name in ("tokenizer.json", "tokenizer.model", "vocab.json"):
+    for name in TOKENIZERS:
         if (folder / name).is_file():
             return hashlib.sha256((folder / name).read_bytes()).hexdigest()
     raise AssertionError(f"no tokenizer file in {folder}")

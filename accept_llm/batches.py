@@ -2,16 +2,21 @@
 knows no layout (padding or packing is the backbone's business) and no model.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from accept_llm.recipe import TaskSpec
 from accept_llm.recipe_errors import RecipeError
 from accept_llm.tasks import Example, Task
+from accept_llm.tasks.base import Label
+
+IGNORED = -100  # pads answers, as everywhere in transformers
+CHUNK = 1000  # texts in one call of the tokenizer
 
 
 @dataclass(frozen=True)
@@ -20,54 +25,92 @@ class Encoded:
 
     id: str
     tokens: tuple[int, ...]
-    label: int | float
+    label: Label
+    answer: tuple[int, ...] = ()
+    """What the model should say, with its end-of-text token; empty where a head needs no text."""
+    lost: bool = False
+    """The answer stood in the text, and truncation has cut it away."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B examples end to end, unpadded: `tokens` (N,), `lengths` (B,), `labels` (B,)."""
+    """B examples end to end, unpadded: `tokens` (N,), `lengths` (B,), `labels` (B,), and
+    `answers` (B, a), padded with -100; a is 0 where a head needs no text."""
 
     ids: tuple[str, ...]
     tokens: Tensor
     lengths: Tensor
     labels: Tensor
+    answers: Tensor
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(
-            self.ids, self.tokens.to(device), self.lengths.to(device), self.labels.to(device)
-        )
+        tensors = (self.tokens, self.lengths, self.labels, self.answers)
+        return Batch(self.ids, *(tensor.to(device) for tensor in tensors))
 
 
 def collate(rows: Sequence[Encoded]) -> Batch:
-    """Rows -> a batch; class labels become int64, scores fp32."""
-    labels = torch.tensor([row.label for row in rows])
+    """Rows -> a batch; class labels become int64, scores fp32, gold texts 0."""
+    labels = torch.tensor([0 if isinstance(row.label, tuple) else row.label for row in rows])
     return Batch(
         ids=tuple(row.id for row in rows),
         tokens=torch.tensor([t for row in rows for t in row.tokens]),
         lengths=torch.tensor([len(row.tokens) for row in rows]),
         labels=labels if labels.dtype == torch.int64 else labels.float(),
+        answers=pad_answers([row.answer for row in rows]),
     )
+
+
+def pad_answers(answers: Sequence[Sequence[int]]) -> Tensor:
+    """(R, a) token ids, padded on the right with -100."""
+    rows = [torch.tensor(answer, dtype=torch.int64) for answer in answers]
+    return pad_sequence(rows, batch_first=True, padding_value=IGNORED)
 
 
 class Encoder:
     """Formats and tokenises examples, at most `max_length` tokens each.
 
     An example that is too long loses tokens from its values only, the longest value first,
-    so that a second text is never cut away and the leads and the question always stay.
+    so that a second text is never cut away and the leads and the question always stay. Values
+    that the task keeps (the question of a QA task) are cut only where nothing else is left.
+    `answer_of` gives the tokens to say for a label; without it, there are none.
     """
 
-    def __init__(self, tokenizer: Any, task: Task, spec: TaskSpec):
-        self.tokenizer, self.max_length = tokenizer, spec.max_length
+    def __init__(
+        self,
+        tokenizer: Any,
+        task: Task,
+        spec: TaskSpec,
+        *,
+        answer_of: Callable[[Label], tuple[int, ...]] | None = None,
+    ):
+        self.tokenizer, self.task, self.max_length = tokenizer, task, spec.max_length
         self.question = f" {task.question}" if spec.cue else ""
+        self.answer_of = answer_of
 
-    def __call__(self, example: Example) -> Encoded:
-        tokens = self._tokens([value for _, value in example.parts], example)
+    def __call__(self, examples: Sequence[Example]) -> list[Encoded]:
+        """In the order of the examples."""
+        found: list[Encoded] = []
+        for start in range(0, len(examples), CHUNK):
+            part = examples[start : start + CHUNK]
+            texts = [self.text([value for _, value in e.parts], e) for e in part]
+            ids = self.tokenizer(texts)["input_ids"]
+            found += [self._encoded(e, tokens) for e, tokens in zip(part, ids, strict=True)]
+        return found
+
+    def _encoded(self, example: Example, tokens: list[int]) -> Encoded:
+        values, kept = [value for _, value in example.parts], None
         if len(tokens) > self.max_length:
-            tokens = self._truncated(example)
-        return Encoded(id=example.id, tokens=tuple(tokens), label=example.label)
+            kept, tokens = self._truncated(example)
+        return Encoded(
+            id=example.id,
+            tokens=tuple(tokens),
+            label=example.label,
+            answer=self.answer_of(example.label) if self.answer_of else (),
+            lost=kept is not None and is_lost(example.label, values, kept),
+        )
 
     def text(self, values: Sequence[str], example: Example) -> str:
         leads = (lead for lead, _ in example.parts)
@@ -76,19 +119,21 @@ class Encoder:
     def _tokens(self, values: Sequence[str], example: Example) -> list[int]:
         return self.tokenizer(self.text(values, example))["input_ids"]
 
-    def _truncated(self, example: Example) -> list[int]:
+    def _truncated(self, example: Example) -> tuple[list[str], list[int]]:
+        """The values that fit, and the tokens of the whole."""
         values = [value for _, value in example.parts]
-        counts = [self._count(value) for value in values]
+        ends = [self._ends(value) for value in values]
+        counts = [len(e) for e in ends]
         room = self.max_length - len(self._tokens([""] * len(values), example))
         # Joined tokens may differ by a few from the sum of the parts: shrink until it fits.
         while room >= len(values):
-            keep = share(counts, room)
-            kept = [self._cut(v, k, c) for v, k, c in zip(values, keep, counts, strict=True)]
+            keep = self._shares(counts, room)
+            kept = [cut(v, e, k) for v, e, k in zip(values, ends, keep, strict=True)]
             if any(v and not k for v, k in zip(values, kept, strict=True)):
                 break  # not even the first letter fits
             tokens = self._tokens(kept, example)
             if len(tokens) <= self.max_length:
-                return tokens
+                return kept, tokens
             room -= len(tokens) - self.max_length
         raise RecipeError(
             [
@@ -97,18 +142,38 @@ class Encoder:
             ]
         )
 
-    def _count(self, text: str) -> int:
-        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+    def _shares(self, counts: Sequence[int], room: int) -> list[int]:
+        """Tokens that each value may keep; the task's kept ones whole where that leaves room."""
+        whole = [n if kept else 0 for n, kept in zip(counts, self.task.kept, strict=True)]
+        rest = [n - w for n, w in zip(counts, whole, strict=True)]
+        if room - sum(whole) < sum(n > 0 for n in rest):
+            return share(counts, room)
+        return [w + n for w, n in zip(whole, share(rest, room - sum(whole)), strict=True)]
 
-    def _cut(self, text: str, keep: int, count: int) -> str:
-        """The longest beginning of `text` with at most `keep` tokens, found by bisection."""
-        if count <= keep:
-            return text
-        low, high = 0, len(text)
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if self._count(text[:middle]) <= keep else (low, middle - 1)
-        return text[:low].rstrip()
+    def _ends(self, text: str) -> list[int]:
+        """Where each token of `text` ends, in characters."""
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return [end for _, end in encoded["offset_mapping"]]
+
+
+def cut(text: str, ends: Sequence[int], keep: int) -> str:
+    """The beginning of `text` that the first `keep` of its tokens cover."""
+    if len(ends) <= keep:
+        return text
+    end = ends[keep - 1] if keep else 0
+    if ends[keep] == end:  # a letter of several tokens stays out when its last token does
+        end -= 1
+    return text[: max(end, 0)].rstrip()
+
+
+def is_lost(label: Label, values: Sequence[str], kept: Sequence[str]) -> bool:
+    """Whether a gold answer stands in the values, and none in what is kept of them."""
+    golds = label if isinstance(label, tuple) else ()
+
+    def found(texts: Sequence[str]) -> bool:
+        return any(gold.lower() in text.lower() for gold in golds for text in texts)
+
+    return found(values) and not found(kept)
 
 
 def share(counts: Sequence[int], room: int) -> list[int]:
@@ -124,20 +189,38 @@ def share(counts: Sequence[int], room: int) -> list[int]:
     return keep
 
 
-def batch_rows(count: int, *, step: int, batch_size: int, seed: int) -> list[int]:
+def batch_rows(
+    lengths: Sequence[int], *, step: int, batch_size: int, seed: int, bucket: int = 1
+) -> list[int]:
     """The rows of the global batch of a step: a function of the step alone, so that a resumed
     run and any number of ranks see the same batches.
 
     Epochs are seeded permutations laid end to end; each epoch has every row once, and a batch
-    may reach over the end of one into the next.
+    may reach over the end of one into the next. `bucket` batches at a time are sorted by the
+    rows' `lengths`, cut, and taken in a drawn order.
     """
+    window, place = divmod(step, bucket)
+    size = bucket * batch_size
+    rows = _drawn(len(lengths), start=window * size, size=size, seed=seed)
+    if bucket == 1:
+        return rows
+    rows.sort(key=lambda i: lengths[i])
+    order = torch.randperm(bucket, generator=_generator(seed, window))
+    start = int(order[place]) * batch_size
+    return rows[start : start + batch_size]
+
+
+def _generator(seed: int, number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed * 1_000_003 + number)
+
+
+def _drawn(count: int, *, start: int, size: int, seed: int) -> list[int]:
+    """`size` rows of the endless order of epochs, from place `start`."""
     rows: list[int] = []
-    start = step * batch_size
-    while len(rows) < batch_size:
+    while len(rows) < size:
         epoch, offset = divmod(start + len(rows), count)
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        order = torch.randperm(count, generator=generator)
-        rows += order[offset : offset + batch_size - len(rows)].tolist()
+        order = torch.randperm(count, generator=_generator(seed, epoch))
+        rows += order[offset : offset + size - len(rows)].tolist()
     return rows
 
 

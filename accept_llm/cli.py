@@ -111,6 +111,28 @@ def fetch(
         print(fetch_task(task, out))
 
 
+@app.command()
+def tasks(
+    name: Annotated[
+        str | None, typer.Argument(help="One of them, such as sst2.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or Hub id: whose tokens to count.")
+    ] = None,
+) -> None:
+    """List the tasks, or show a task's first examples as a model reads them."""
+    with _plain_errors():
+        from accept_llm import show
+
+        if name is None and model is not None:
+            raise RecipeError([f"--model: got {model!r} without a task; allowed: tasks NAME"])
+        if name is None:
+            show.print_table()
+        else:
+            _quiet()
+            print(show.show_task(name, model))
+
+
 def train_with(
     engine_kind: str, path: Path, overrides: list[str] | None, *, resume: bool = False
 ) -> None:
@@ -268,8 +290,11 @@ def _check_new(out: Path | None) -> None:
 
 
 def _as_json(task: Any, prediction: Any) -> dict[str, Any]:
-    if task.is_score:
-        return {"id": prediction.id, "score": prediction.scores[0]}
+    from accept_llm.evaluate import answer
+
+    if task.is_text or task.is_score:
+        name = "answer" if task.is_text else "score"
+        return {"id": prediction.id, name: answer(task, prediction)}
     probabilities = dict(zip(task.labels, prediction.probabilities, strict=True))
     label = task.labels[prediction.label]
     return {"id": prediction.id, "label": label, "probabilities": probabilities}

@@ -50,7 +50,8 @@ def check_gguf(path: Path) -> GgufHeader:
         header = read_gguf_header(path)
     except (OSError, ValueError) as error:
         raise RecipeError([f"model.file: {error}"]) from None
-    refused = refuse_type(str(header.metadata.get("general.architecture")))
+    kind = str(header.metadata.get("general.architecture"))
+    refused = "got 't5'; from GGUF, a causal LM is needed" if kind == "t5" else refuse_type(kind)
     if refused:
         raise RecipeError([f"model.file: {path}: architecture: {refused}"])
     return header

@@ -7,6 +7,7 @@ from typing import Any
 
 from accept_llm.recipe_errors import RecipeError, did_you_mean, short
 from accept_llm.tasks import Example, Task
+from accept_llm.tasks.base import Label
 
 SHOWN = 5  # bad lines listed in an error
 
@@ -57,7 +58,8 @@ def _example(line: str, number: int, task: Task) -> Example:
     else:
         names = ", ".join(task.columns)
         raise ValueError(f"got plain text, {short(line)}; allowed: JSON with {names}")
-    label = 0.0 if task.is_score else 0  # not known; its loss is not read
+    # The label is not known: any will do, its loss is not read.
+    label: Label = ("",) if task.is_text else 0.0 if task.is_score else 0
     return Example(str(record.get("id", number)), task.parts(record), label)
 
 

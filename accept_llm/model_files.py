@@ -9,19 +9,20 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from accept_llm.recipe_errors import did_you_mean
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
 
+SEQ2SEQ = ("t5",)  # T5, T5 v1.1 and Flan-T5: the encoder-decoders that can be used
 # fmt: off
 ENCODER_DECODERS = frozenset({
     "bart", "blenderbot", "encoder-decoder", "fsmt", "led", "longt5", "m2m_100", "marian", "mbart",
-    "mt5", "pegasus", "prophetnet", "switch_transformers", "t5", "t5encoder", "t5gemma", "umt5",
+    "mt5", "pegasus", "prophetnet", "switch_transformers", "t5encoder", "t5gemma", "umt5",
     "whisper",
 })
 ENCODERS = frozenset({
@@ -32,11 +33,15 @@ ENCODERS = frozenset({
 
 _SIZES = {
     "hidden_size": ("hidden_size", "n_embd", "d_model"),
-    "layers": ("num_hidden_layers", "n_layer", "n_layers"),
+    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
     "vocab_size": ("vocab_size",),
 }
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
+_EMBEDDINGS = (
+    *("embed_tokens.weight", "shared.weight", "wte.weight"),
+    *("word_embeddings.weight", "embed_in.weight"),
+)
+_NEEDED = "a causal LM or T5 is needed"
 _LONGEST_HEADER = 100_000_000  # the format's own limit
 
 
@@ -53,13 +58,17 @@ class ModelInfo:
     files: tuple[Path, ...]
     """The safetensors files, in the order of their names."""
 
+    @property
+    def architecture(self) -> Literal["causal", "seq2seq"]:
+        return "seq2seq" if self.model_type in SEQ2SEQ else "causal"
+
 
 def refuse_type(model_type: str) -> str | None:
-    """Why a model of this type cannot be used; None when it may be a causal LM."""
+    """Why a model of this type cannot be used; None when it is T5 or may be a causal LM."""
     if model_type in ENCODER_DECODERS:
-        return f"got {model_type!r}, an encoder-decoder; a causal LM is needed"
+        return f"got {model_type!r}, an encoder-decoder; {_NEEDED}"
     if model_type in ENCODERS:
-        return f"got {model_type!r}, an encoder; a causal LM is needed"
+        return f"got {model_type!r}, an encoder; {_NEEDED}"
     return None
 
 
@@ -119,10 +128,10 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
 def _read_sizes(config: dict[str, Any], path: Path) -> tuple[dict[str, Any], list[str]]:
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
-        return {}, [f"{path} has no model_type; a causal LM's is needed, such as 'llama'"]
+        return {}, [f"{path} has no model_type; a causal LM's is needed, such as 'llama', or t5"]
     refused = refuse_type(model_type)
-    if refused is None and config.get("is_encoder_decoder"):
-        refused = f"got {model_type!r}, an encoder-decoder; a causal LM is needed"
+    if refused is None and config.get("is_encoder_decoder") and model_type not in SEQ2SEQ:
+        refused = f"got {model_type!r}, an encoder-decoder; {_NEEDED}"
     if refused:
         return {}, [f"{path}: model_type: {refused}"]
     problems = []
@@ -138,7 +147,8 @@ def _read_sizes(config: dict[str, Any], path: Path) -> tuple[dict[str, Any], lis
         sizes[field] = _positive(text, names)
         if sizes[field] is None:
             problems.append(f"{path} has no whole number above 0 for {' or '.join(names)}")
-    sizes["max_positions"] = _positive(text, _POSITIONS)
+    if model_type not in SEQ2SEQ:  # T5's positions are relative: its n_positions limits nothing
+        sizes["max_positions"] = _positive(text, _POSITIONS)
     return sizes, problems
 
 

@@ -16,7 +16,7 @@ __all__ = ["ModelInfo", "cache_dir", "fetch_model", "inspect_model"]
 
 _WANTED = [
     *("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json"),
-    *("added_tokens.json", "vocab.json", "merges.txt", "chat_template*"),
+    *("spiece.model", "added_tokens.json", "vocab.json", "merges.txt", "chat_template*"),
     *("*.safetensors", "*.safetensors.index.json"),
 ]
 # Copies of the same weights in other layouts, which some models carry.

@@ -65,7 +65,7 @@ def check_train(recipe: Recipe, launched: str, *, resume: bool) -> Checked:
 
 
 def _check_words(recipe: Recipe, task: Task) -> None:
-    if recipe.head.kind == "label_words":
+    if recipe.head.kind in ("label_words", "choice"):
         unknown = list(unknown_words(recipe.head, task.labels))
         if unknown:
             raise RecipeError(unknown)
@@ -76,6 +76,8 @@ def prompt_shape(recipe: Recipe, info: ModelInfo) -> PromptShape:
     problems, shape = Problems(), None
     with problems.catch():
         _check_positions(recipe, info)
+    if info.architecture == "seq2seq" and recipe.model.layout == "packed":
+        problems.lines.append("model.layout: got 'packed'; allowed for an encoder-decoder: padded")
     with problems.catch():
         positions = recipe.task.max_length
         shape = solve(recipe.prompt, hidden=info.hidden_size, positions=positions)

@@ -15,15 +15,13 @@ from pydantic import TypeAdapter, ValidationError, model_validator
 
 from accept_llm.recipe_errors import Problems, RecipeError, describe, drop_foreign_keys, refusal
 from accept_llm.recipe_parts import (
-    AcceptPrompt,
-    Added,
     BuiltinTask,
-    Codebook,
-    DeptPrompt,
+    ChoiceHead,
     EngineSpec,
     FileTask,
     FolderModel,
     Fsdp2Engine,
+    GenerateHead,
     GgufModel,
     HeadSpec,
     HubModel,
@@ -31,29 +29,36 @@ from accept_llm.recipe_parts import (
     LearningRates,
     LinearHead,
     ModelSpec,
-    Name,
-    PlainPrompt,
-    Prepended,
-    PromptSpec,
     SingleEngine,
-    Spec,
     TaskName,
     TaskSpec,
     Train,
     WeightDecays,
 )
+from accept_llm.recipe_prompt import (
+    AcceptPrompt,
+    Added,
+    Codebook,
+    DeptPrompt,
+    PlainPrompt,
+    Prepended,
+    PromptSpec,
+)
+from accept_llm.recipe_types import Name, Spec
 from accept_llm.recipe_yaml import apply_override, parse_overrides, read_mapping
 
 __all__ = [
     "AcceptPrompt",
     "Added",
     "BuiltinTask",
+    "ChoiceHead",
     "Codebook",
     "DeptPrompt",
     "EngineSpec",
     "FileTask",
     "FolderModel",
     "Fsdp2Engine",
+    "GenerateHead",
     "GgufModel",
     "HeadSpec",
     "HubModel",
@@ -78,6 +83,10 @@ __all__ = [
     "schema",
     "unknown_words",
 ]
+
+
+TEXT_TASKS = ("nq", "hotpotqa", "searchqa", "newsqa", "squad", "record")
+SCORE_TASKS = ("stsb",)
 
 
 class Recipe(Spec):
@@ -120,13 +129,27 @@ def _between(
             f"task.max_length: got {task.max_length}; allowed: at least the prompt's length "
             f"({prompt.tokens})"
         )
-    if task and task.kind == "stsb" and head and head.kind == "label_words":
-        yield "head.kind: got 'label_words'; allowed for stsb (a score): linear"
-    if isinstance(task, FileTask) and isinstance(head, LabelWordsHead):
+    if task and head:
+        allowed, what = allowed_heads(task)
+        if head.kind not in allowed:
+            yield (
+                f"head.kind: got {head.kind!r}; allowed for {task.kind} ({what}): "
+                f"{', '.join(allowed)}"
+            )
+    if isinstance(task, FileTask) and isinstance(head, LabelWordsHead | ChoiceHead):
         yield from unknown_words(head, task.labels)
 
 
-def unknown_words(head: LabelWordsHead, labels: Sequence[str]) -> Iterator[str]:
+def allowed_heads(task: TaskSpec) -> tuple[tuple[str, ...], str]:
+    """The kinds of head that can answer a task, and what its answers are."""
+    if task.kind in TEXT_TASKS:
+        return ("generate",), "its answers are texts"
+    if task.kind in SCORE_TASKS:
+        return ("linear", "generate"), "its answers are scores"
+    return ("linear", "label_words", "choice"), "its answers are classes"
+
+
+def unknown_words(head: LabelWordsHead | ChoiceHead, labels: Sequence[str]) -> Iterator[str]:
     """A line for each label of head.words that the task does not have."""
     for label in head.words:
         if label not in labels:

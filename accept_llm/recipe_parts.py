@@ -1,40 +1,24 @@
-"""The sections of a recipe: model, task, prompt, head, engine, train. What each may hold, and
-what must agree within one; what must agree between them is in recipe.py.
+"""The sections of a recipe but the prompt's: model, task, head, engine, train. What each may
+hold, and what must agree within one; what must agree between them is in recipe.py.
 """
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-
-def _no_bool(value: Any) -> Any:
-    """YAML reads `yes` and `no` as booleans, and pydantic would take them as 1 and 0."""
-    if isinstance(value, bool):
-        raise ValueError("a number (YAML reads yes, no, on and off as true and false)")
-    return value
-
-
-_NoBool = BeforeValidator(_no_bool)
-Count = Annotated[int, Field(ge=1), _NoBool]
-Size = Annotated[int, Field(ge=0), _NoBool]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), _NoBool]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False), _NoBool]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-
-Init = Literal["vocab", "gaussian", "kaiming"]
-
-
-class Spec(BaseModel):
-    """A part of a recipe: frozen, and every key must be known."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
+from accept_llm.recipe_types import Count, Positive, Rate, Size, Spec
 
 # --- the frozen model -------------------------------------------------------------------
 
 
+def _no_fp16(value: Any) -> Any:
+    if value in ("fp16", "float16", "half"):
+        raise ValueError("bf16, fp32 (fp16 ends at 65,504, and T5's feed-forward goes beyond it)")
+    return value
+
+
 class _Model(Spec):
-    dtype: Literal["bf16", "fp32"] = "bf16"
+    dtype: Annotated[Literal["bf16", "fp32"], BeforeValidator(_no_fp16)] = "bf16"
     """Type of the frozen weights and of the activations. The prompt is always fp32."""
     layout: Literal["padded", "packed"] = "padded"
     """padded: one row an example. packed: one row in all, the prompt computed once for the
@@ -70,11 +54,24 @@ ModelSpec = Annotated[HubModel | FolderModel | GgufModel, Field(discriminator="k
 
 # --- the task ---------------------------------------------------------------------------
 
-TaskName = Literal["sst2", "rte", "cb", "cola", "mrpc", "stsb", "boolq", "quickstart"]
+# fmt: off
+TaskName = Literal[
+    "sst2", "cola", "rte", "mrpc", "qqp", "mnli", "qnli", "stsb",
+    "cb", "boolq", "multirc", "wic", "wsc.fixed", "record",
+    "nq", "hotpotqa", "searchqa", "newsqa", "squad", "scitail", "quickstart",
+]
+# fmt: on
+
+MAX_LENGTH = 256
+# Where a task's is another: the paper's for MultiRC and the QA sets; ReCoRD's passages need it too.
+MAX_LENGTHS: dict[str, int] = {
+    "multirc": 348,
+    **dict.fromkeys(["record", "nq", "hotpotqa", "searchqa", "newsqa", "squad"], 512),
+}
 
 
 class _Task(Spec):
-    max_length: Count = 256
+    max_length: Count = MAX_LENGTH
     """l: tokens of the input, prompt not counted; also the length of SCAP."""
     cue: bool = True
     """End the text with the task's question ("sentiment:"), so that the last token asks it."""
@@ -94,6 +91,17 @@ class BuiltinTask(_Task):
     kind: TaskName
     dir: str | None = None
     """Folder with <task>/{train,validation,test}.parquet; else ACCEPT_DATA_DIR, else the Hub."""
+    # A factory, so that the schema names no default that only holds for most tasks.
+    max_length: Count = Field(default_factory=lambda: MAX_LENGTH)
+    """l: tokens of the input, prompt not counted; also the length of SCAP. Without it, the
+    task's: 256; multirc 348; record, nq, hotpotqa, searchqa, newsqa and squad 512."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_length(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("max_length") is not None:
+            return data
+        return {**data, "max_length": MAX_LENGTHS.get(str(data.get("kind")), MAX_LENGTH)}
 
 
 class FileTask(_Task):
@@ -131,127 +139,48 @@ class FileTask(_Task):
 
 TaskSpec = Annotated[BuiltinTask | FileTask, Field(discriminator="kind")]
 
-# --- the prompt -------------------------------------------------------------------------
-
-
-class Codebook(Spec):
-    """A soft product-quantised codebook: K subspaces, r codewords each (paper eq. 3 and 7)."""
-
-    subspaces: Count | None = None
-    """K. It need not divide d: the first d % K subspaces are one wider."""
-    subdim: Count | None = None
-    """t: give it in place of `subspaces`; K = ceil(d / t)."""
-    codewords: Count | None = None
-    """r. Without it, the largest that the budget allows."""
-
-    @model_validator(mode="after")
-    def _one_of(self) -> "Codebook":
-        if self.subspaces is not None and self.subdim is not None:
-            raise ValueError(
-                f"subdim: got {self.subdim} and subspaces {self.subspaces}; allowed: one of the two"
-            )
-        return self
-
-
-class Prepended(Codebook):
-    """SCPP: the composed prompt put before the input. K is 24 unless given."""
-
-    init: Init = "vocab"
-
-
-class Added(Codebook):
-    """SCAP: the composed offsets added to the word embeddings. K is 2 unless given."""
-
-    init: Literal["zero", "gaussian", "kaiming"] = "zero"
-
-
-def _leave_room(length: int, budget: int, *, adds: bool) -> None:
-    """The prepended tokens cost at most a unit of the budget each; the added part the rest."""
-    if length > budget or (adds and length == budget):
-        bound, rest = ("less than", ", as the added part has the rest") if adds else ("at most", "")
-        raise ValueError(f"length: got {length}; allowed: {bound} prompt.budget ({budget}){rest}")
-
-
-class AcceptPrompt(Spec):
-    """ACCEPT: SCPP (m x d) and SCAP (l x d), both composed from codebooks."""
-
-    kind: Literal["accept"]
-    budget: Count = 100
-    """Trainable numbers of the prompt, in units of d (100: as plain prompt tuning with m=100)."""
-    length: Size = 60
-    """m: tokens of SCPP; 0 leaves SCPP out."""
-    prepended: Prepended = Prepended()
-    added: Added | None = Added()
-    """null leaves SCAP out."""
-
-    @property
-    def tokens(self) -> int:
-        """The prepended tokens."""
-        return self.length
-
-    @model_validator(mode="after")
-    def _affordable(self) -> "AcceptPrompt":
-        if self.length == 0 and self.added is None:
-            raise ValueError("length: got 0, with added: null; allowed: at least one of the two")
-        _leave_room(self.length, self.budget, adds=self.added is not None)
-        return self
-
-
-class PlainPrompt(Spec):
-    """PT: plain prompt tuning, `budget` free prompt tokens (Lester et al. 2021)."""
-
-    kind: Literal["pt"]
-    budget: Count = 100
-    init: Init = "vocab"
-
-    @property
-    def tokens(self) -> int:
-        """The prepended tokens."""
-        return self.budget
-
-
-class DeptPrompt(Spec):
-    """DePT: m free prompt tokens and a low-rank l x d offset (Shi and Lipani 2024)."""
-
-    kind: Literal["dept"]
-    budget: Count = 100
-    length: Count = 60
-    rank: Count | None = None
-    """Without it, the largest that the budget allows."""
-    init: Init = "vocab"
-
-    @property
-    def tokens(self) -> int:
-        """The prepended tokens."""
-        return self.length
-
-    @model_validator(mode="after")
-    def _affordable(self) -> "DeptPrompt":
-        _leave_room(self.length, self.budget, adds=True)
-        return self
-
-
-PromptSpec = Annotated[AcceptPrompt | PlainPrompt | DeptPrompt, Field(discriminator="kind")]
-
 # --- the head ---------------------------------------------------------------------------
 
 
 class LinearHead(Spec):
-    """A trainable linear layer on the state of the last real token."""
+    """A trainable linear layer on the state of the last real token; with an encoder-decoder, on
+    the decoder's first state."""
 
     kind: Literal["linear"]
     bias: bool = False
 
 
 class LabelWordsHead(Spec):
-    """The LM head's logits of one word per label at the last real token; nothing to train."""
+    """The LM head's logits of one word per label, where its first token is due; no numbers."""
 
     kind: Literal["label_words"]
-    words: dict[str, str] = {}
+    words: dict[str, str] = Field(default_factory=dict)
     """label -> word, where the task's own word should not be used."""
 
 
-HeadSpec = Annotated[LinearHead | LabelWordsHead, Field(discriminator="kind")]
+class ChoiceHead(Spec):
+    """The log-likelihood of each label as a text of any length; nothing to train."""
+
+    kind: Literal["choice"]
+    says: Literal["words", "labels"] = "words"
+    """What the model is to say: the task's plain words (no, yes), or the labels' own names."""
+    words: dict[str, str] = Field(default_factory=dict)
+    """label -> text, where neither should be used."""
+
+
+class GenerateHead(Spec):
+    """The model writes its answer, token by token; nothing to train."""
+
+    kind: Literal["generate"]
+    max_new_tokens: Count = 32
+    """Tokens of an answer, its end included; training answers are cut to that."""
+    num_beams: Count = 1
+    """1: greedy."""
+
+
+HeadSpec = Annotated[
+    LinearHead | LabelWordsHead | ChoiceHead | GenerateHead, Field(discriminator="kind")
+]
 
 # --- the engine -------------------------------------------------------------------------
 
@@ -296,6 +225,9 @@ class Train(Spec):
     batch_size: Count = 32
     micro_batch_size: Count | None = None
     """Examples of one rank in one forward pass; gradients accumulate up to batch_size."""
+    bucket: Count | None = None
+    """Batches that are drawn together, sorted by length and shuffled, so that little is padded;
+    1 draws each for itself. Without it, 32 for an encoder-decoder and 1 for a causal LM."""
     lr: LearningRates = LearningRates()
     weight_decay: WeightDecays = WeightDecays()
     warmup_steps: Size = 0

@@ -74,6 +74,11 @@ class RunLog:
                 f"{rate:.1f} examples/s  {_clock(left)} left"
             )
 
+    def epoch(self, step: int, epoch: int, padding: float) -> None:
+        """The end of an epoch (from 0), or of the run; `padding`: its share of all positions."""
+        self._write({"step": step, "epoch": epoch, "padding": padding})
+        self.say(f"step {step}/{self.steps}  epoch {epoch}: padding {padding:.1%} of the positions")
+
     def evaluation(self, step: int, scores: dict[str, float], *, better: bool) -> None:
         self._write({"step": step, "validation": scores, "best": better})
         text = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())

@@ -18,7 +18,7 @@ from accept_llm.backbones.loading import check_layout
 from accept_llm.batches import Encoded, Encoder
 from accept_llm.engines import Engine, open_engine
 from accept_llm.evaluate import Model, Prediction, predict, score
-from accept_llm.heads import build_head
+from accept_llm.heads import Generate, Head, answers_of, build_head
 from accept_llm.models import ModelInfo, fetch_model
 from accept_llm.preflight import RECIPE_FILE, Checked, prompt_shape
 from accept_llm.prompts import build_prompt
@@ -29,6 +29,7 @@ from accept_llm.tasks import Example, Task
 from accept_llm.trainer import Trainer
 
 SPLITS = ("train", "validation", "test")
+BUCKETS = {"causal": 1, "seq2seq": 32}  # train.bucket, where a recipe leaves it open
 
 
 @contextmanager
@@ -73,11 +74,18 @@ def load(recipe: Recipe, task: Task, engine: Engine, *, adapter: Path | None = N
     if trained:
         check_fits(trained.card, info)
     tokenizer = AutoTokenizer.from_pretrained(info.folder)
-    seed = recipe.train.seed
+    seed, seq2seq = recipe.train.seed, info.architecture == "seq2seq"
     head = (
         trained.head
         if trained
-        else build_head(recipe.head, task, hidden=info.hidden_size, tokenizer=tokenizer, seed=seed)
+        else build_head(
+            recipe.head,
+            task,
+            hidden=info.hidden_size,
+            tokenizer=tokenizer,
+            seed=seed,
+            encoder_decoder=seq2seq,
+        )
     )
     backbone = engine.load_backbone(recipe.model, info)
     prompt = (
@@ -87,8 +95,10 @@ def load(recipe: Recipe, task: Task, engine: Engine, *, adapter: Path | None = N
             recipe.prompt, shape, embed=backbone.embed, vocab_size=backbone.vocab_size, seed=seed
         )
     )
-    model = Model(engine, backbone, prompt.to(engine.device), head.to(engine.device))
-    return Loaded(model, info, Encoder(tokenizer, task, recipe.task))
+    device = engine.device
+    model = Model(engine, backbone, prompt.to(device), head.to(device), tokenizer)
+    answer_of = answers_of(head, tokenizer, encoder_decoder=seq2seq)
+    return Loaded(model, info, Encoder(tokenizer, task, recipe.task, answer_of=answer_of))
 
 
 def train(checked: Checked, *, engine_kind: str, resume: bool, say: Callable[[str], None]) -> None:
@@ -97,7 +107,10 @@ def train(checked: Checked, *, engine_kind: str, resume: bool, say: Callable[[st
     with engine_for(engine_kind) as engine:
         clock = {"start": time.perf_counter()}
         loaded = load(recipe, splits.task, engine)
-        rows = {name: [loaded.encode(e) for e in getattr(splits, name)] for name in SPLITS}
+        rows = {name: loaded.encode(getattr(splits, name)) for name in SPLITS}
+        cuts = count_cuts(rows["train"], loaded.model.head)
+        for what, count in cuts.items():
+            say(f"{count} of {len(rows['train'])} training rows: {what}")
         clock["loaded"] = time.perf_counter()
         folder = recipe.run_dir
         if engine.rank == 0:
@@ -122,6 +135,7 @@ def train(checked: Checked, *, engine_kind: str, resume: bool, say: Callable[[st
             return
         clock["trained"] = time.perf_counter()
         result = _finish(recipe, splits.task, loaded, rows, trainer)
+        result["cut_training_rows"] = cuts
         result["seconds"] = {
             "load": clock["loaded"] - clock["start"],
             "train_steps": log.seconds,
@@ -130,6 +144,17 @@ def train(checked: Checked, *, engine_kind: str, resume: bool, say: Callable[[st
         }
         if engine.rank == 0:
             _write_results(folder, result, metric=splits.task.metric)
+
+
+def count_cuts(rows: list[Encoded], head: Head) -> dict[str, int]:
+    """How many training rows lost their answer, and to which limit; {} where none is written."""
+    if not isinstance(head, Generate):
+        return {}
+    long = sum(row.answer[-1] != head.writing.end for row in rows)
+    return {
+        "the answer was cut out of the text (task.max_length)": sum(row.lost for row in rows),
+        "the answer itself was cut (head.max_new_tokens)": long,
+    }
 
 
 def _trainer(
@@ -147,8 +172,9 @@ def _trainer(
         finite = math.isfinite(scores["loss"])
         return (scores[task.metric] if finite else math.nan), scores
 
+    bucket = recipe.train.bucket or BUCKETS[loaded.info.architecture]
     return Trainer(
-        spec=recipe.train,
+        spec=recipe.train.model_copy(update={"bucket": bucket}),
         model=loaded.model,
         rows=rows["train"],
         validate=validate,
@@ -237,7 +263,7 @@ def evaluate(checked: Checked, *, engine_kind: str, split: str) -> dict[str, flo
     recipe, splits = checked.recipe, checked.splits
     with engine_for(engine_kind) as engine:
         loaded = load(recipe, splits.task, engine, adapter=recipe.run_dir / "prompt")
-        rows = [loaded.encode(example) for example in getattr(splits, split)]
+        rows = loaded.encode(getattr(splits, split))
         found = predict(loaded.model, rows, batch_size=recipe.train.eval_batch_size)
         return score(splits.task, rows, found)
 
@@ -248,5 +274,5 @@ def predict_examples(
     """Predictions of a run's adapter for new examples, on one device."""
     with engine_for("single") as engine:
         loaded = load(recipe, task, engine, adapter=adapter)
-        rows = [loaded.encode(example) for example in examples]
+        rows = loaded.encode(examples)
         return predict(loaded.model, rows, batch_size=recipe.train.eval_batch_size)

@@ -9,6 +9,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from accept_llm.adapter import save_adapter
 from accept_llm.batches import Encoded, batch_rows, micro_batches
 from accept_llm.checkpoint import load_state, save_state
 from accept_llm.evaluate import Model
-from accept_llm.heads import example_losses
 from accept_llm.recipe import Train
 from accept_llm.results import RunLog
 
@@ -28,6 +28,19 @@ Scores = dict[str, float]
 
 class TrainingError(RuntimeError):
     """Training cannot go on; what it was doing is saved in the run folder."""
+
+
+@dataclass
+class Padding:
+    """How many input positions an epoch has computed, and how many of them held a token."""
+
+    epoch: int = 0
+    tokens: float = 0
+    positions: float = 0
+
+    @property
+    def share(self) -> float:
+        return 1 - self.tokens / self.positions
 
 
 class Trainer:
@@ -65,6 +78,8 @@ class Trainer:
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         self.step, self.stale, self.evaluated = 0, 0, 0
+        self.lengths = [len(row.tokens) for row in rows]
+        self.padding = Padding()
         self.best: dict[str, Any] | None = None
         self.stopped_by_signal = False
         self._signalled = False
@@ -78,47 +93,57 @@ class Trainer:
 
     # --- one step -----------------------------------------------------------------------
 
-    def _backward(self) -> tuple[float, list[str]]:
-        """This rank's part of a global batch: gradients of the mean loss over the batch."""
+    def _backward(self) -> tuple[Tensor, list[str]]:
+        """This rank's part of a global batch: gradients of the mean loss over all targets.
+
+        Gives (3,): the rank's part of the loss, its tokens and the positions computed for them.
+        """
         spec, model, engine = self.spec, self.model, self.model.engine
         chosen = batch_rows(
-            len(self.rows), step=self.step, batch_size=spec.batch_size, seed=spec.seed
+            self.lengths,
+            step=self.step,
+            batch_size=spec.batch_size,
+            seed=spec.seed,
+            bucket=spec.bucket or 1,
         )
         rows = [self.rows[i] for i in chosen]
+        targets = sum(model.head.targets(row) for row in rows)
         composed = model.prompt.compose()  # once a step; micro-batches meet at the leaves
         leaves = composed.leaves()
-        total = 0.0
+        sums = torch.zeros(3)
         for batch, weights in micro_batches(
             rows,
             rank=engine.rank,
             world_size=engine.world_size,
             micro_batch_size=spec.micro_batch_size,
         ):
+            counts = torch.tensor([len(batch.tokens), model.backbone.positions(batch)])
             batch = batch.to(engine.device)
-            scores = model.head.scores(model.backbone(batch, leaves, reads=model.head.reads))
-            losses = example_losses(scores, batch.labels) * weights.to(engine.device)
-            loss = losses.sum() / len(rows)
+            losses = model.head.losses(model.backbone, batch, leaves) * weights.to(engine.device)
+            loss = losses.sum() / targets
             loss.backward()
-            total += loss.item()
+            sums[0] += loss.item()
+            sums[1:] += counts * weights.max()
         composed.backward(leaves)
-        return total, [row.id for row in rows]
+        return sums, [row.id for row in rows]
 
-    def _sum_gradients(self, loss: float) -> tuple[float, bool]:
-        """Sums gradients, loss and the stop signal over the ranks, in one message."""
-        device = self.model.engine.device
-        extra = torch.tensor([loss, float(self._signalled)], device=device)
+    def _sum_gradients(self, sums: Tensor) -> Tensor:
+        """Sums gradients, `sums` and the stop signal over the ranks, in one message."""
+        extra = torch.cat([sums, torch.tensor([float(self._signalled)])])
+        extra = extra.to(self.model.engine.device)
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         flat = torch.cat([*(g.flatten() for g in grads), extra])
         flat = self.model.engine.sum_over_ranks(flat)
-        *parts, last = flat.split([*(p.numel() for p in self.parameters), 2])
+        *parts, last = flat.split([*(p.numel() for p in self.parameters), len(extra)])
         for parameter, part in zip(self.parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter)
-        return last[0].item(), last[1].item() > 0
+        return last.cpu()
 
     def _train_step(self) -> Scores:
         self.optimizer.zero_grad(set_to_none=True)
-        loss, ids = self._backward()
-        loss, self.stopped_by_signal = self._sum_gradients(loss)
+        sums, ids = self._backward()
+        loss, tokens, positions, signals = self._sum_gradients(sums).tolist()
+        self.stopped_by_signal = signals > 0
         limit = math.inf if self.spec.clip_norm is None else self.spec.clip_norm
         norm = nn.utils.clip_grad_norm_(self.parameters, limit).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -127,6 +152,8 @@ class Trainer:
         self.optimizer.step()
         self.schedule.step()
         self.step += 1
+        self.padding.tokens += tokens
+        self.padding.positions += positions
         return {"loss": loss, "gradient_norm": norm, "lr": rate}
 
     def _stop_on_nan(self, loss: float, norm: float, ids: list[str]) -> None:
@@ -158,11 +185,19 @@ class Trainer:
             values = self._train_step()
             values["seconds"] = time.perf_counter() - began
             self.log.step(self.step, values, batch_size=self.spec.batch_size)
+            self._report_padding()
         if self._is_due() and not self.stopped_by_signal:
             self._evaluate()
         every = self.spec.save_every or self.spec.eval_every
         if self.step % every == 0 or self.step == self.spec.steps:
             self._save()
+
+    def _report_padding(self) -> None:
+        """Once an epoch, and for what there was of the last one."""
+        epoch = self.step * self.spec.batch_size // len(self.rows)
+        if epoch > self.padding.epoch or self.step == self.spec.steps:
+            self.log.epoch(self.step, self.padding.epoch, self.padding.share)
+            self.padding = Padding(epoch)
 
     def _is_due(self) -> bool:
         """Whether this step's evaluation is still to be done."""
@@ -216,6 +251,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "seconds": self.log.seconds,
+            "padding": asdict(self.padding),
         }
         save_state(self.folder / "state", state)
 
@@ -230,6 +266,7 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
             self.log.seconds = state["seconds"]
+            self.padding = Padding(**state["padding"])
         self._write_best()
         self.log.rewind(self.step)
 

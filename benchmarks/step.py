@@ -87,7 +87,7 @@ def main() -> None:
     task = BuiltinTask(kind="quickstart", max_length=POSITIONS)
     splits = load_splits(task, seed=0)
     encode = Encoder(AutoTokenizer.from_pretrained(folder), splits.task, task)
-    batch = collate([encode(example) for example in splits.train[: args.batch]])
+    batch = collate(encode(splits.train[: args.batch]))
 
     def fresh() -> Any:
         lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

@@ -1,6 +1,7 @@
 """Fixtures that several test files share: real data and models where the machine has them,
 and a tiny random Llama with its own tokenizer where it has nothing."""
 
+import json
 import os
 from pathlib import Path
 
@@ -108,3 +109,48 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(0)
         LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+def write_t5(folder: Path, **changes: object) -> Path:
+    """A random fp32 T5 v1.1 (gated, with an LM head of its own) of two layers a stack, and a
+    tokenizer that pads, as T5's does."""
+    import torch
+    from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+
+    vocabulary = _save_tokenizer(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = "<unk>"
+    tokenizer.save_pretrained(folder)
+    sizes = {
+        **{"vocab_size": vocabulary, "d_model": 64, "d_kv": 16, "d_ff": 96, "num_heads": 4},
+        **{"num_layers": 2, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+        **{"pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0},
+        **{"relative_attention_num_buckets": 8, "relative_attention_max_distance": 20},
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        lm = T5ForConditionalGeneration(T5Config(**(sizes | changes)))
+        if not changes.get("tie_word_embeddings", False):  # T5Config ties, whatever it is told
+            lm.lm_head.weight = torch.nn.Parameter(0.3 * torch.randn_like(lm.shared.weight))
+        for name, parameter in lm.named_parameters():
+            # As drawn, attention is nearly uniform, and a wrong mask or position hides.
+            if "relative_attention_bias" in name or ".q." in name or ".k." in name:
+                parameter.data.mul_(3)
+    lm.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["tie_word_embeddings"] = bool(changes.get("tie_word_embeddings", False))
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random T5 v1.1: needs no download. Do not write to it."""
+    return write_t5(tmp_path_factory.mktemp("tiny_t5"))
+
+
+@pytest.fixture(scope="session")
+def tiny_t5_tied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in the way of T5 v1.0: the LM head is the embedding, and its input is scaled."""
+    folder = tmp_path_factory.mktemp("tiny_t5_tied")
+    return write_t5(folder, tie_word_embeddings=True, feed_forward_proj="relu")

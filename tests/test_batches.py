@@ -1,6 +1,9 @@
 """Truncation, the order of rows, and how a global batch is cut over ranks."""
 
+import itertools
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,9 +12,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from accept_llm.batches import Encoded, Encoder, batch_rows, collate, micro_batches, share
-from accept_llm.recipe import FileTask
+from accept_llm.recipe import BuiltinTask, FileTask
 from accept_llm.recipe_errors import RecipeError
-from accept_llm.tasks import Example, task_from
+from accept_llm.tasks import TASKS, Example, task_from
 
 PROPERTY = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -33,6 +36,10 @@ def encoder(tokenizer, max_length, *, columns=("a", "b"), cue=True) -> Encoder:
     return Encoder(tokenizer, task_from(spec), spec)
 
 
+def encode(tokenizer, max_length, **more) -> Callable[[Example], Encoded]:
+    return lambda one: encoder(tokenizer, max_length, **more)([one])[0]
+
+
 def example(*values: str) -> Example:
     leads = ["text a: ", " b: "]
     return Example("train:7", tuple(zip(leads, values, strict=False)), 1)
@@ -49,7 +56,7 @@ def read_back(tokenizer, encoded) -> tuple[str, str]:
 
 
 def test_short_texts_are_left_alone(tokenizer):
-    encoded = encoder(tokenizer, 64)(example("the kettle boils", "a drip"))
+    encoded = encode(tokenizer, 64)(example("the kettle boils", "a drip"))
     assert (
         list(encoded.tokens) == tokenizer("text a: the kettle boils b: a drip label:")["input_ids"]
     )
@@ -58,7 +65,7 @@ def test_short_texts_are_left_alone(tokenizer):
 
 
 def test_no_cue_no_question(tokenizer):
-    encoded = encoder(tokenizer, 64, cue=False)(example("the kettle", "a drip"))
+    encoded = encode(tokenizer, 64, cue=False)(example("the kettle", "a drip"))
     assert tokenizer.decode(encoded.tokens, skip_special_tokens=True).endswith("a drip")
 
 
@@ -67,7 +74,7 @@ def test_no_cue_no_question(tokenizer):
 def test_truncation_keeps_both_texts_leads_and_question(tokenizer, first, second, max_length):
     values = " ".join(first), " ".join(second)
     whole = len(tokenizer(f"text a: {values[0]} b: {values[1]} label:")["input_ids"])
-    encoded = encoder(tokenizer, max_length)(example(*values))
+    encoded = encode(tokenizer, max_length)(example(*values))
     assert len(encoded.tokens) <= max_length
     if whole <= max_length:
         assert len(encoded.tokens) == whole
@@ -81,14 +88,14 @@ def test_truncation_keeps_both_texts_leads_and_question(tokenizer, first, second
 def test_the_longest_value_is_cut_first(tokenizer):
     short, long = "the kettle boils fast", "the soup was cold and the waiter was late " * 6
     for values in (short, long), (long, short):
-        kept = read_back(tokenizer, encoder(tokenizer, 50)(example(*values)))
+        kept = read_back(tokenizer, encode(tokenizer, 50)(example(*values)))
         assert kept[values.index(short)] == short
         assert 0 < len(kept[values.index(long)]) < len(long)
 
 
 def test_nearly_all_room_is_used(tokenizer):
     long = "the soup was cold and the waiter was late " * 9
-    encoded = encoder(tokenizer, 60)(example(long, long))
+    encoded = encode(tokenizer, 60)(example(long, long))
     assert 57 <= len(encoded.tokens) <= 60
 
 
@@ -99,7 +106,53 @@ def test_nearly_all_room_is_used(tokenizer):
 )
 def test_a_text_without_room_is_refused_not_dropped(tokenizer, values, length):
     with pytest.raises(RecipeError, match=rf"task\.max_length: got {length}.*train:7"):
-        encoder(tokenizer, length)(example(*values))
+        encode(tokenizer, length)(example(*values))
+
+
+QA = BuiltinTask.model_validate({"kind": "squad", "max_length": 120})
+
+
+def answer_row(context: str, *golds: str) -> Example:
+    question = "which wheel of the kettle was cold and late and wrong"
+    return TASKS["squad"].example(
+        "train:7", {"question": question, "context": context, "answers": {"text": list(golds)}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("golds", "lost"),
+    [(("Lamp",), False), (("soup 199",), True), (("soup 199", "lamp"), False), (("zz",), False)],
+)
+def test_long_contexts_leave_the_question_whole(tokenizer, golds, lost):
+    """An answer that was never in the text is not lost by the cut."""
+    context = "the lamp " + " ".join(f"soup {i}" for i in range(200))
+    row = answer_row(context, *golds)
+    encoded = Encoder(tokenizer, TASKS["squad"], QA)([row])[0]
+    assert 115 <= len(encoded.tokens) <= 120
+    text = tokenizer.decode(encoded.tokens, skip_special_tokens=True)
+    assert row.parts[0][1] in text
+    assert "the lamp soup 0" in text
+    assert text.endswith(" answer:")
+    assert encoded.lost is lost
+    whole = QA.model_copy(update={"max_length": 5000})
+    assert Encoder(tokenizer, TASKS["squad"], whole)([row])[0].lost is False
+
+
+def test_a_question_without_end_is_cut_too(tokenizer):
+    row = answer_row("the lamp", "lamp")
+    long = replace(row, parts=((row.parts[0][0], "kettle lamp " * 60), row.parts[1]))
+    encoded = Encoder(tokenizer, TASKS["squad"], QA)([long])[0]
+    text = tokenizer.decode(encoded.tokens)
+    assert len(encoded.tokens) <= 120
+    assert "kettle lamp kettle" in text
+    assert "context: the lamp answer:" in text
+
+
+def test_many_rows_are_encoded_as_each_alone(tokenizer, monkeypatch):
+    monkeypatch.setattr("accept_llm.batches.CHUNK", 3)
+    rows = [example("the kettle " * i, "a drip") for i in range(1, 9)]
+    one = encode(tokenizer, 30)
+    assert encoder(tokenizer, 30)(rows) == [one(row) for row in rows]
 
 
 @PROPERTY
@@ -123,7 +176,7 @@ def test_each_epoch_has_each_row_once(count, batch_size, seed):
     rows = [
         row
         for step in range(steps)
-        for row in batch_rows(count, step=step, batch_size=batch_size, seed=seed)
+        for row in batch_rows([1] * count, step=step, batch_size=batch_size, seed=seed)
     ]
     assert len(rows) == steps * batch_size
     for epoch in range(3):
@@ -134,15 +187,51 @@ def test_each_epoch_has_each_row_once(count, batch_size, seed):
 @given(st.integers(1, 25), st.integers(1, 20), st.integers(1, 5))
 def test_the_order_does_not_depend_on_the_batch_size(count, small, times):
     """So one step of a large batch is `times` steps of a small one."""
-    one = batch_rows(count, step=2, batch_size=small * times, seed=3)
+    one = batch_rows([1] * count, step=2, batch_size=small * times, seed=3)
     steps = range(2 * times, 3 * times)
-    many = [r for s in steps for r in batch_rows(count, step=s, batch_size=small, seed=3)]
+    many = [r for s in steps for r in batch_rows([1] * count, step=s, batch_size=small, seed=3)]
     assert one == many
+
+
+@PROPERTY
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 9), st.integers(1, 8))
+def test_buckets_hold_each_row_once_and_pad_less(lengths, batch_size, bucket):
+    def batches(bucket: int) -> list[list[int]]:
+        return [
+            batch_rows(lengths, step=s, batch_size=batch_size, seed=5, bucket=bucket)
+            for s in range(steps)
+        ]
+
+    def positions(rows: list[list[int]]) -> int:
+        return sum(len(batch) * max(lengths[i] for i in batch) for batch in rows)
+
+    steps = 3 * bucket
+    plain, sorted_ = batches(1), batches(bucket)
+    for window in range(3):
+        part = slice(window * bucket, (window + 1) * bucket)
+        drawn, cut = (sorted(i for batch in b[part] for i in batch) for b in (plain, sorted_))
+        assert drawn == cut
+        spans = sorted(
+            (min(lengths[i] for i in batch), max(lengths[i] for i in batch))
+            for batch in sorted_[part]
+        )
+        assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans))
+    assert all(len(batch) == batch_size for batch in sorted_)
+    assert positions(sorted_) <= positions(plain)
+
+
+def test_buckets_are_taken_in_a_drawn_order():
+    lengths = list(range(64))
+    firsts = [batch_rows(lengths, step=s, batch_size=4, seed=1, bucket=16)[0] for s in range(64)]
+    windows = [firsts[i : i + 16] for i in range(0, 64, 16)]
+    assert all(window != sorted(window) for window in windows)
+    orders = {tuple(sorted(range(16), key=w.__getitem__)) for w in windows}
+    assert len(orders) == 4
 
 
 def test_epochs_and_seeds_differ():
     def draw(step, seed):
-        return batch_rows(50, step=step, batch_size=50, seed=seed)
+        return batch_rows([1] * 50, step=step, batch_size=50, seed=seed)
 
     assert len({tuple(draw(step, seed)) for step in range(4) for seed in range(4)}) == 16
 

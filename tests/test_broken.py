@@ -78,7 +78,7 @@ TEXTS = {
         [
             "bad.yaml: 10 problems",
             "model.dtyp: unknown key for kind 'folder', did you mean 'dtype'? allowed: dtype,",
-            "task.kind: got 'sst3', did you mean 'sst2'? allowed: sst2, rte,",
+            "task.kind: got 'sst3', did you mean 'sst2'? allowed: sst2, cola,",
             "prompt.prepended.subspace: unknown key, did you mean 'subspaces'?",
             "prompt.added.subdim: got 8 and subspaces 2; allowed: one of the two",
             "head.bias: got 'maybe'; allowed: true or false",

@@ -172,7 +172,7 @@ def test_a_score(tmp_path: Path, tiny_llama: Path) -> None:
     data = recipe_data(tmp_path, tiny_llama, steps=2)
     task = {"kind": "stsb", "dir": str(tmp_path / "data"), "max_length": 48}
     run = trained(tmp_path, data | {"task": task})
-    assert set(run.result["test"]) == {"pearson", "loss"}
+    assert set(run.result["test"]) == {"pearson", "spearman", "loss"}
     assert run.result["trainable"]["head"] == 64
     (found,) = run.predicted('{"sentence1": "a lamp", "sentence2": "a pen"}\n')
     assert set(found) == {"id", "score"}

@@ -81,7 +81,7 @@ def test_what_is_no_usable_gguf(tmp_path):
     ]
     path.write_bytes(gguf_bytes("t5"))
     assert problems(gguf_spec(path)) == [
-        f"model.file: {path}: architecture: got 't5', an encoder-decoder; a causal LM is needed"
+        f"model.file: {path}: architecture: got 't5'; from GGUF, a causal LM is needed"
     ]
     assert problems(gguf_spec(tmp_path)) == [
         f"model.file: {tmp_path} is a folder; allowed: a .gguf file"

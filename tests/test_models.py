@@ -101,7 +101,8 @@ def test_everything_missing_is_said_at_once(tmp_path):
         f"model.path: {tmp_path} {said}"
         for said in (
             "has no config.json; allowed: a folder as save_pretrained writes it",
-            "has no tokenizer; needed: one of tokenizer.json, tokenizer.model, vocab.json",
+            "has no tokenizer; needed: one of tokenizer.json, tokenizer.model, spiece.model, "
+            "vocab.json",
             "has no weights; needed: model.safetensors, or several files with "
             "model.safetensors.index.json",
         )
@@ -126,11 +127,14 @@ def test_config_is_not_json(folder, text):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model_type": "t5"}, "model_type: got 't5', an encoder-decoder; a causal LM is needed"),
-        ({"model_type": "bert"}, "model_type: got 'bert', an encoder; a causal LM is needed"),
+        (
+            {"model_type": "mt5"},
+            "model_type: got 'mt5', an encoder-decoder; a causal LM or T5 is needed",
+        ),
+        ({"model_type": "bert"}, "model_type: got 'bert', an encoder; a causal LM or T5 is needed"),
         (
             {"model_type": "new", "is_encoder_decoder": True},
-            "model_type: got 'new', an encoder-decoder; a causal LM is needed",
+            "model_type: got 'new', an encoder-decoder; a causal LM or T5 is needed",
         ),
         (
             {"quantization_config": {"quant_method": "gptq"}},
@@ -147,7 +151,10 @@ def test_models_of_another_kind(folder, changes, said):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model_type": None}, "has no model_type; a causal LM's is needed, such as 'llama'"),
+        (
+            {"model_type": None},
+            "has no model_type; a causal LM's is needed, such as 'llama', or t5",
+        ),
         ({"hidden_size": 0}, "has no whole number above 0 for hidden_size or n_embd or d_model"),
         ({"vocab_size": "many"}, "has no whole number above 0 for vocab_size"),
     ],
@@ -218,7 +225,7 @@ def test_embedding_of_another_width(folder):
 
 
 def test_many_problems_of_one_folder(folder):
-    configure(folder, model_type="t5")
+    configure(folder, model_type="bart")
     (folder / "tokenizer.json").unlink()
     (folder / "model.safetensors").write_bytes(b"")
     assert len(folder_problems(folder)) == 3
@@ -228,11 +235,17 @@ def test_real_models(models_dir, stories):
     info = look(stories)
     assert (info.model_type, info.hidden_size, info.layers) == ("llama", 64, 5)
     assert (info.vocab_size, info.max_positions) == (512, 512)
-    t5 = models_dir / "flan-t5-small-titles"
-    assert folder_problems(t5) == [
-        f"model.path: {t5 / 'config.json'}: model_type: got 't5', an encoder-decoder; "
-        "a causal LM is needed"
-    ]
+    t5 = look(models_dir / "flan-t5-small-titles")
+    assert (t5.architecture, t5.hidden_size, t5.layers, t5.vocab_size) == ("seq2seq", 512, 8, 32128)
+    assert t5.max_positions is None
+
+
+def test_positions_do_not_limit_t5(folder):
+    """Old T5 configs say n_positions: 512, though positions are relative."""
+    assert look(folder).architecture == "causal"
+    configure(folder, model_type="t5", is_encoder_decoder=True, n_positions=4)
+    info = look(folder)
+    assert (info.architecture, info.max_positions) == ("seq2seq", None)
 
 
 # --- the Hub ----------------------------------------------------------------------------
@@ -243,7 +256,7 @@ def test_model_dir_stands_in_for_the_hub(folder, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(folder.parent / "hub"))
     monkeypatch.setenv("ACCEPT_MODEL_DIR", str(folder.parent))
     assert inspect_model(spec).folder == fetch_model(spec).folder == folder
-    configure(folder, model_type="t5")
+    configure(folder, model_type="bart")
     assert problems(spec)[0].startswith(f"model.id: {folder / 'config.json'}: model_type: ")
     monkeypatch.setenv("ACCEPT_MODEL_DIR", str(folder / "no"))
     assert problems(spec) == [

@@ -143,7 +143,9 @@ def test_overrides_make_missing_sections(path: Path) -> None:
     recipe = loaded(path, "prompt.added.subspaces=4")
     assert recipe.prompt.kind == "accept"
     assert recipe.prompt.added is not None
-    assert problems(path, "head.bias=true") == ["head.kind: missing; allowed: linear, label_words"]
+    assert problems(path, "head.bias=true") == [
+        "head.kind: missing; allowed: linear, label_words, choice, generate"
+    ]
 
 
 def test_override_values_may_hold_equals_signs_and_mappings(path: Path) -> None:

@@ -33,10 +33,13 @@ class Log:
     """Keeps what a RunLog would write."""
 
     def __init__(self):
-        self.steps, self.evaluations, self.seconds = [], [], 0.0
+        self.steps, self.evaluations, self.epochs, self.seconds = [], [], [], 0.0
 
     def step(self, step, values, *, batch_size):
         self.steps.append(values)
+
+    def epoch(self, step, epoch, padding):
+        self.epochs.append((step, epoch, padding))
 
     def evaluation(self, step, scores, *, better):
         self.evaluations.append((step, better))
@@ -52,7 +55,7 @@ def trainer_of(recipe: Recipe, *, validate=lambda: (0.0, {})) -> Trainer:
     return Trainer(
         spec=recipe.train,
         model=loaded.model,
-        rows=[loaded.encode(example) for example in splits.train],
+        rows=loaded.encode(splits.train),
         validate=validate,
         log=Log(),
         folder=recipe.run_dir,
@@ -92,7 +95,7 @@ def by_hand(recipe: Recipe, start: dict[str, torch.Tensor]) -> tuple[dict, list[
     splits = load_splits(recipe.task, seed=0)
     lm = AutoModelForCausalLM.from_pretrained(recipe.model.path).requires_grad_(False)
     encode = Encoder(AutoTokenizer.from_pretrained(recipe.model.path), splits.task, recipe.task)
-    rows = [encode(example) for example in splits.train]
+    rows = encode(splits.train)
     now = {name: tensor.clone().requires_grad_() for name, tensor in start.items()}
     spec = recipe.train
     group = {n: "head" if n.startswith("head") else n.split(".")[1] for n in now}
@@ -107,7 +110,8 @@ def by_hand(recipe: Recipe, start: dict[str, torch.Tensor]) -> tuple[dict, list[
         prefix = compose(now["prompt.prepended.codewords"], now["prompt.prepended.weights"])
         offsets = compose(now["prompt.added.codewords"], now["prompt.added.weights"])
         loss = 0.0
-        chosen = batch_rows(len(rows), step=step, batch_size=spec.batch_size, seed=spec.seed)
+        lengths = [len(row.tokens) for row in rows]
+        chosen = batch_rows(lengths, step=step, batch_size=spec.batch_size, seed=spec.seed)
         for row in (rows[i] for i in chosen):
             tokens = torch.tensor(row.tokens)
             x = torch.cat([prefix, lm.model.embed_tokens(tokens) + offsets[: len(tokens)]])

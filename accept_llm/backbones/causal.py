@@ -12,23 +12,17 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from accept_llm.batches import Batch
+from accept_llm.backbones import Root, Writing, cut_at, embed, generation, log_likelihoods
+from accept_llm.batches import IGNORED, Batch
 from accept_llm.prompts import Composed
 
 Layout = Literal["padded", "packed"]
 
 
-class CausalRoot(nn.Module):
-    """Holds the model; every use of a weight that may be sharded is inside `forward`.
-
-    Sharding wraps this module from outside (engines/fsdp2.py). A weight touched elsewhere
-    would mix torch.Tensor and DTensor.
-    """
-
-    def __init__(self, lm: Any):
-        super().__init__()
-        self.lm = lm
+class CausalRoot(Root):
+    """A causal model; see Root."""
 
     def forward(
         self,
@@ -40,14 +34,20 @@ class CausalRoot(nn.Module):
         mask: Tensor | None = None,
         reads: str = "embeddings",
         at: Tensor | None = None,
+        writing: dict[str, Any] | None = None,
     ) -> Tensor:
-        """tokens (b, t), prefix (m, d), offsets (t, d) -> what `reads` names, at `at` (n,)
-        of the flattened (b * (m + t)) positions."""
-        x = self.lm.get_input_embeddings()(tokens)  # (b, t, d)
+        """tokens (b, t), prefix (m, d), offsets (t, d) or (b, t, d) -> what `reads` names:
+        embeddings (b, t, d); states (n, d) or logits (n, V) at `at` (n,) of the flattened
+        (b * (m + t)) positions; or tokens (b, n), where `at` (b, m) is the prefix's place."""
+        x = self.embedded(tokens, offsets)
         if reads == "embeddings":
             return x
-        if offsets is not None:
-            x = x + offsets
+        if reads == "tokens":
+            if prefix is not None and at is not None:
+                x = x.scatter(
+                    1, at[..., None].expand(-1, -1, x.shape[2]), prefix.expand(len(x), -1, -1)
+                )
+            return self.lm.generate(inputs_embeds=x, attention_mask=mask, **(writing or {}))
         if prefix is not None:
             x = torch.cat([prefix.expand(len(x), -1, -1), x], dim=1)  # (b, m + t, d)
         out = self.lm.base_model(
@@ -67,51 +67,112 @@ class CausalBackbone:
         self.vocab_size: int = text.vocab_size
 
     def __call__(self, batch: Batch, prompt: Composed, *, reads: str) -> Tensor:
+        inputs, first = self._inputs(batch, prompt)
+        return self.module(**inputs, reads=reads, at=first + batch.lengths - 1)
+
+    def say(self, batch: Batch, prompt: Composed, answers: Tensor, owner: Tensor) -> Tensor:
+        """Each answer is read behind its own copy of the input, as tokens without offsets."""
+        real = answers != IGNORED
+        extended = _with_answers(batch, answers, owner)
+        own = batch.lengths[owner]
+        inputs, first = self._inputs(extended, prompt, own=own)
+        places = (first + own - 1)[:, None] + torch.arange(answers.shape[1], device=own.device)
+        logits = self.module(**inputs, reads="logits", at=places[real])
+        return log_likelihoods(logits, answers)
+
+    def _inputs(
+        self, batch: Batch, prompt: Composed, *, own: Tensor | None = None
+    ) -> tuple[dict[str, Any], Tensor]:
+        """The root's inputs, and where each example's first token is (B,). Offsets go to the
+        first `own` (B,) tokens of each example."""
         prefix, table = prompt.prefix, prompt.offsets
-        m = 0 if prefix is None else len(prefix)
         lay = packed if self.layout == "packed" else padded
-        inputs = lay(batch, m)
-        if table is not None:
-            # By the token's own position, never its place in the padded or packed row.
-            inputs["offsets"] = table[inputs.pop("positions")].to(self.dtype)
-        else:
-            del inputs["positions"]
+        inputs, positions, first = lay(batch, 0 if prefix is None else len(prefix), own)
         if prefix is not None:
             inputs["prefix"] = prefix.to(self.dtype)
-        return self.module(**inputs, reads=reads)
+        if table is not None:
+            inputs["offsets"] = self._offsets(table, positions)
+        return inputs, first
+
+    def _offsets(self, table: Tensor, positions: Tensor) -> Tensor:
+        """By the token's own position, never its place in the padded or packed row; position -1
+        has none."""
+        table = table.to(self.dtype)
+        return torch.cat([table, torch.zeros_like(table[:1])])[positions]
 
     @torch.no_grad()
+    def write(self, batch: Batch, prompt: Composed, how: Writing) -> list[list[int]]:
+        """Padded on the left, before the prompt, because new tokens are put on the right."""
+        prefix, table = prompt.prefix, prompt.offsets
+        m, device = 0 if prefix is None else len(prefix), batch.tokens.device
+        length = m + int(batch.lengths.max())
+        start = (length - m - batch.lengths)[:, None]  # (B, 1): where the prompt begins
+        places = torch.arange(length, device=device)
+        real = places >= start + m
+        tokens = torch.zeros(len(batch), length, dtype=torch.int64, device=device)
+        tokens[real] = batch.tokens
+        inputs: dict[str, Any] = {"tokens": tokens, "mask": (places >= start).long()}
+        if prefix is not None:
+            inputs["prefix"] = prefix.to(self.dtype)
+            inputs["at"] = start + torch.arange(m, device=device)
+        if table is not None:
+            inputs["offsets"] = self._offsets(table, torch.where(real, places - start - m, -1))
+        out = self.module(**inputs, reads="tokens", writing=generation(how))
+        return [cut_at(how.end, row) for row in out.tolist()]
+
+    def positions(self, batch: Batch) -> int:
+        if self.layout == "packed":
+            return len(batch.tokens)
+        return len(batch) * int(batch.lengths.max())
+
     def embed(self, ids: Tensor) -> Tensor:
-        device = next(self.module.parameters()).device
-        return self.module(ids[None].to(device))[0]
+        return embed(self.module, ids)
 
 
-def padded(batch: Batch, m: int) -> dict[str, Tensor]:
+Laid = tuple[dict[str, Any], Tensor, Tensor]
+"""The root's inputs, the position of each token in its example (-1: it has no offset), and the
+place (B,) of each example's first token among the flattened positions."""
+
+
+def padded(batch: Batch, m: int, own: Tensor | None = None) -> Laid:
     """(B, longest) rows; the padding token is 0, no real token sees it."""
-    longest = int(batch.lengths.max())
-    rows = nn.utils.rnn.pad_sequence(batch.tokens.split(batch.lengths.tolist()), batch_first=True)
-    first = torch.arange(len(batch), device=rows.device) * (m + longest)
-    return {
-        "tokens": rows,
-        "positions": torch.arange(longest, device=rows.device),
-        "at": first + m + batch.lengths - 1,
-    }
+    rows = pad_sequence(batch.tokens.split(batch.lengths.tolist()), batch_first=True)
+    longest, device = rows.shape[1], rows.device
+    positions = torch.arange(longest, device=device)
+    if own is not None:
+        positions = torch.where(positions < own[:, None], positions, -1)  # (B, longest)
+    first = torch.arange(len(batch), device=device) * (m + longest) + m
+    return {"tokens": rows}, positions, first
 
 
-def packed(batch: Batch, m: int) -> dict[str, Tensor]:
+def packed(batch: Batch, m: int, own: Tensor | None = None) -> Laid:
     """One row of all tokens, with a (1, 1, T, T) mask: T^2 bytes, fine for short texts."""
     device, n = batch.tokens.device, len(batch.tokens)
-    ends = batch.lengths.cumsum(0)
-    starts = ends - batch.lengths
+    starts = batch.lengths.cumsum(0) - batch.lengths
     example = torch.arange(len(batch), device=device).repeat_interleave(batch.lengths)  # (n,)
     positions = torch.arange(n, device=device) - starts[example]
     owner = torch.cat([example.new_full((m,), -1), example])  # (m + n,): -1 is the prompt
     mask = (owner[:, None] == owner) | (owner == -1)
     mask &= torch.ones(m + n, m + n, dtype=torch.bool, device=device).tril()
-    return {
+    inputs = {
         "tokens": batch.tokens[None],
-        "positions": positions,
         "position_ids": torch.cat([torch.arange(m, device=device), m + positions])[None],
         "mask": mask[None, None],
-        "at": m + ends - 1,
     }
+    if own is not None:
+        positions = torch.where(positions < own[example], positions, -1)
+    return inputs, positions, starts + m
+
+
+def _with_answers(batch: Batch, answers: Tensor, owner: Tensor) -> Batch:
+    """R examples: the input of the example `owner` names, then all of an answer but its last
+    token, which nothing has to be read after."""
+    texts = batch.tokens.split(batch.lengths.tolist())
+    said = (answers != IGNORED).sum(1) - 1
+    rows = [
+        torch.cat([texts[i], answer[:n]])
+        for i, answer, n in zip(owner.tolist(), answers, said.tolist(), strict=True)
+    ]
+    ids = tuple(batch.ids[i] for i in owner.tolist())
+    lengths = batch.lengths[owner] + said
+    return Batch(ids, torch.cat(rows), lengths, batch.labels[owner], answers)

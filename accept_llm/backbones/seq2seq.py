@@ -1,0 +1,112 @@
+"""Frozen encoder-decoders (T5, T5 v1.1, Flan-T5): the prompt goes before and is added to the
+encoder's input only; the decoder says or writes the answer.
+
+A batch is padded on the right and masked. T5's encoder looks both ways, so that its prompt
+cannot be shared by the examples of a batch as a causal model's can.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from accept_llm.backbones import Root, Writing, cut_at, embed, generation, log_likelihoods
+from accept_llm.batches import IGNORED, Batch
+from accept_llm.prompts import Composed
+
+
+class Seq2SeqRoot(Root):
+    """An encoder-decoder; see Root."""
+
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        reads: str = "embeddings",
+        writing: dict[str, Any] | None = None,
+        mask: Tensor | None = None,
+        prefix: Tensor | None = None,
+        offsets: Tensor | None = None,
+        answers: Tensor | None = None,
+        owner: Tensor | None = None,
+    ) -> Tensor:
+        """tokens (b, t), mask (b, m + t), prefix (m, d), offsets (t, d) -> what `reads` names:
+        embeddings (b, t, d); states (b, d) or logits (b, V) of the decoder's first position;
+        log-likelihoods (R,) of answers (R, a) of the examples `owner` (R,); or tokens (b, n)."""
+        x = self.embedded(tokens, offsets)
+        if reads == "embeddings":
+            return x
+        if prefix is not None:
+            x = torch.cat([prefix.expand(len(x), -1, -1), x], dim=1)  # (b, m + t, d)
+        if reads == "tokens":
+            return self.lm.generate(inputs_embeds=x, attention_mask=mask, **(writing or {}))
+        encoded = self.lm.encoder(inputs_embeds=x, attention_mask=mask).last_hidden_state
+        if reads == "answers":
+            assert answers is not None
+            assert owner is not None
+            assert mask is not None
+            states = self._decoded(encoded[owner], mask[owner], self._shifted(answers))
+            return log_likelihoods(self._logits(states[answers != IGNORED]), answers)
+        states = self._decoded(encoded, mask, self._shifted(tokens[:, :1]))[:, 0]
+        return states if reads == "states" else self._logits(states)
+
+    def _shifted(self, answers: Tensor) -> Tensor:
+        """What the decoder reads to say `answers`: its start token, then all but the last."""
+        start = answers.new_full((len(answers), 1), self.lm.config.decoder_start_token_id)
+        return torch.cat([start, answers[:, :-1].clamp(min=0)], dim=1)
+
+    def _decoded(self, encoded: Tensor, mask: Any, inputs: Tensor) -> Tensor:
+        out = self.lm.decoder(
+            input_ids=inputs,
+            encoder_hidden_states=encoded,
+            encoder_attention_mask=mask,
+            use_cache=False,
+        )
+        return out.last_hidden_state  # (R, a, d); padding on the right is seen by none before it
+
+    def _logits(self, states: Tensor) -> Tensor:
+        if self.lm.config.scale_decoder_outputs:  # T5 v1.0, whose LM head is the embedding
+            states = states * self.lm.config.d_model**-0.5
+        return self.lm.get_output_embeddings()(states)
+
+
+class Seq2SeqBackbone:
+    """Calls a Seq2SeqRoot, sharded or not, on batches."""
+
+    def __init__(self, root: nn.Module, *, config: Any, dtype: torch.dtype):
+        self.module, self.config, self.dtype = root, config, dtype
+        self.hidden_size: int = config.d_model
+        self.vocab_size: int = config.vocab_size
+
+    def __call__(self, batch: Batch, prompt: Composed, *, reads: str) -> Tensor:
+        return self.module(**self._inputs(batch, prompt), reads=reads)
+
+    def say(self, batch: Batch, prompt: Composed, answers: Tensor, owner: Tensor) -> Tensor:
+        inputs = self._inputs(batch, prompt)
+        return self.module(**inputs, reads="answers", answers=answers, owner=owner)
+
+    @torch.no_grad()
+    def write(self, batch: Batch, prompt: Composed, how: Writing) -> list[list[int]]:
+        start = self.config.decoder_start_token_id
+        writing = {**generation(how), "decoder_start_token_id": start}
+        out = self.module(**self._inputs(batch, prompt), reads="tokens", writing=writing)
+        return [cut_at(how.end, row) for row in out[:, 1:].tolist()]  # without the start token
+
+    def positions(self, batch: Batch) -> int:
+        return len(batch) * int(batch.lengths.max())
+
+    def _inputs(self, batch: Batch, prompt: Composed) -> dict[str, Any]:
+        prefix, table = prompt.prefix, prompt.offsets
+        rows = pad_sequence(batch.tokens.split(batch.lengths.tolist()), batch_first=True)
+        length, m = rows.shape[1], 0 if prefix is None else len(prefix)
+        places = torch.arange(m + length, device=rows.device)
+        return {
+            "tokens": rows,
+            "mask": (places < m + batch.lengths[:, None]).long(),
+            "prefix": None if prefix is None else prefix.to(self.dtype),
+            "offsets": None if table is None else table[:length].to(self.dtype),
+        }
+
+    def embed(self, ids: Tensor) -> Tensor:
+        return embed(self.module, ids)
