@@ -187,8 +187,29 @@ OVERRIDES = {
     ),
     "words for a score": (
         ["task={kind: stsb}", "head.kind=label_words"],
-        ["head.kind: got 'label_words'; allowed for stsb (a score): linear"],
+        ["head.kind: got 'label_words'; allowed for stsb (its answers are scores): linear,"],
     ),
+    "a class for a text": (
+        ["task={kind: squad}", "head.kind=choice"],
+        ["head.kind: got 'choice'; allowed for squad (its answers are texts): generate"],
+    ),
+    "a text for a class": (
+        ["task={kind: rte}", "head={kind: generate, num_beams: 0}", "head.max_new_token=3"],
+        ["head.num_beams: got 0; allowed: at least 1", "did you mean 'max_new_tokens'?"],
+    ),
+    "a writer of classes": (
+        ["task={kind: rte}", "head.kind=generate"],
+        ["head.kind: got 'generate'; allowed for rte (its answers are classes): linear,"],
+    ),
+    "a choice that is not there": (
+        ["head={kind: choice, words: {goood: fine}, says: names}"],
+        ["head.says: got 'names'; allowed: words, labels"],
+    ),
+    "fp16": (
+        ["model.dtype=fp16"],
+        ["model.dtype: got 'fp16'; allowed: bf16, fp32 (fp16 ends at 65,504, and T5's"],
+    ),
+    "no bucket": (["train.bucket=0"], ["train.bucket: got 0; allowed: at least 1"]),
     "unknown label": (
         ["head={kind: label_words, words: {goood: fine}}"],
         ["head.words: got 'goood', did you mean 'good'? allowed: bad, good"],
@@ -258,9 +279,9 @@ def garbage(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"<html>404: Not Found</html>" * 99)
 
 
-def t5(folder: Path) -> None:
+def bart(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": "t5"}))
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "bart"}))
 
 
 def without(name: str) -> Callable[[Path], None]:
@@ -275,7 +296,10 @@ MODELS = {
     "truncated": (cut("model.safetensors", 5000), "is cut or damaged: 5000 bytes"),
     "cut in its header": (cut("model.safetensors", 100), "is cut or damaged: 100 bytes"),
     "half a config": (cut("config.json", 60), "config.json is not JSON"),
-    "an encoder-decoder": (t5, "model_type: got 't5', an encoder-decoder; a causal LM is needed"),
+    "another encoder-decoder": (
+        bart,
+        "got 'bart', an encoder-decoder; a causal LM or T5 is needed",
+    ),
 }
 
 

@@ -1,16 +1,21 @@
 """Prompts against a naive loop, finite differences, numpy, and the counts of the paper."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from accept_llm.budget import CodebookShape, PromptShape, solve
+from accept_llm.model_files import check_folder
 from accept_llm.prompts import GAUSSIAN_STD, Prompt, build_prompt, sample_vocabulary
 from accept_llm.prompts.codebook import SoftCodebook
-from accept_llm.recipe import AcceptPrompt, DeptPrompt, PlainPrompt
+from accept_llm.recipe import AcceptPrompt, BuiltinTask, DeptPrompt, PlainPrompt
 from accept_llm.recipe_errors import RecipeError
+from accept_llm.tasks import TASKS
 
 EVEN_AND_UNEVEN = [(12, 3), (13, 3), (7, 7), (10, 1), (64, 24), (5, 4)]
 
@@ -136,6 +141,40 @@ def test_counts_of_the_paper(spec, hidden, prepended, added):
     head = torch.nn.Linear(4096, 2, bias=False).weight.numel()
     total = {(768, 74_880): 74_880, (4096, 396_800): 404_992, (4096, 409_600): 417_792}
     assert parameters(shape) + (head if hidden == 4096 else 0) == total[hidden, prepended + added]
+
+
+# d_model as in each model's config.json; r by hand: 60 d // (d + 1440), 40 d // (d + 2 l).
+T5_SIZES = {
+    "google-t5/t5-small": (512, 15 * 1952 + 20 * 1024),
+    "google-t5/t5-base": (768, 74_880),
+    "google-t5/t5-large": (1024, 24 * 2464 + 26 * 1536),
+    "google-t5/t5-3b": (1024, 24 * 2464 + 26 * 1536),
+    "google/flan-t5-xxl": (4096, 44 * 5536 + 35 * 4608),
+}
+
+
+@pytest.mark.parametrize("name", T5_SIZES)
+def test_counts_of_t5_from_its_config(tmp_path, name):
+    """Widths come from d_model, whatever the other sizes of an encoder-decoder are."""
+    hidden, numbers = T5_SIZES[name]
+    config = {"model_type": "t5", "is_encoder_decoder": True, "d_model": hidden, "d_kv": 128}
+    config |= {"d_ff": 10240, "num_layers": 24, "vocab_size": 32128, "n_positions": 512}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    save_file({"lm_head.weight": torch.zeros(1, 1)}, tmp_path / "model.safetensors")
+    info, problems = check_folder(tmp_path)
+    assert info is not None, problems
+    shape = solve(AcceptPrompt(kind="accept"), hidden=info.hidden_size, positions=256)
+    assert sum(p.numel() for p in Prompt(shape).parameters()) == shape.numbers == numbers
+
+
+@pytest.mark.parametrize(("task", "length", "scap"), [("multirc", 348, 20), ("nq", 512, 17)])
+def test_longer_inputs_have_fewer_codewords(task, length, scap):
+    """l = 348 and 512: SCAP keeps within its 40 d numbers."""
+    assert TASKS[task].max_length == BuiltinTask(kind=task).max_length == length
+    shape = solve(AcceptPrompt(kind="accept"), hidden=768, positions=length)
+    assert shape.numbers == 44_160 + scap * (768 + 2 * length)
+    assert shape.numbers <= 100 * 768 < shape.numbers + 768 + 2 * length + 2208
 
 
 def test_subdim_and_subspaces_say_the_same():
