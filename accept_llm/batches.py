@@ -87,7 +87,8 @@ class Encoder:
         answer_of: Callable[[Label], tuple[int, ...]] | None = None,
     ):
         self.tokenizer, self.task, self.max_length = tokenizer, task, spec.max_length
-        self.question = f" {task.question}" if spec.cue else ""
+        asks = spec.cue if isinstance(spec.cue, str) else task.question
+        self.question = f" {asks}" if spec.cue else ""
         self.answer_of = answer_of
 
     def __call__(self, examples: Sequence[Example]) -> list[Encoded]:

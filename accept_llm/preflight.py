@@ -87,13 +87,15 @@ def prompt_shape(recipe: Recipe, info: ModelInfo) -> PromptShape:
 
 
 def _check_positions(recipe: Recipe, info: ModelInfo) -> None:
-    longest = recipe.prompt_length + recipe.task.max_length
+    written = recipe.head.max_new_tokens if recipe.head.kind == "generate" else 0
+    longest = recipe.prompt_length + recipe.task.max_length + written
     if info.max_positions is not None and longest > info.max_positions:
+        parts = f"{recipe.prompt_length} prompt tokens"
+        parts += f" and {written} of an answer" if written else ""
         raise RecipeError(
             [
-                f"task.max_length: got {recipe.task.max_length} with {recipe.prompt_length} "
-                f"prompt tokens; allowed: at most {info.max_positions} positions in all "
-                f"({info.folder.name})"
+                f"task.max_length: got {recipe.task.max_length} with {parts}; allowed: at most "
+                f"{info.max_positions} positions in all ({info.folder.name})"
             ]
         )
 

@@ -70,11 +70,18 @@ MAX_LENGTHS: dict[str, int] = {
 }
 
 
+def _bool_or_text(value: Any) -> Any:
+    if isinstance(value, bool) or (isinstance(value, str) and value.strip()):
+        return value
+    raise ValueError("true, false, or a text")
+
+
 class _Task(Spec):
     max_length: Count = MAX_LENGTH
     """l: tokens of the input, prompt not counted; also the length of SCAP."""
-    cue: bool = True
-    """End the text with the task's question ("sentiment:"), so that the last token asks it."""
+    cue: Annotated[bool | str, BeforeValidator(_bool_or_text)] = True
+    """End the text with the task's question ("sentiment:"), so that the last token asks it; a
+    text asks in your own words."""
     shots: Count | None = None
     """k-shot: train on k rows in total, balanced over the classes, drawn with train.seed."""
     split_seed: Size = 42

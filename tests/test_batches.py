@@ -69,6 +69,12 @@ def test_no_cue_no_question(tokenizer):
     assert tokenizer.decode(encoded.tokens, skip_special_tokens=True).endswith("a drip")
 
 
+def test_a_cue_in_your_own_words(tokenizer):
+    encoded = encode(tokenizer, 64, cue="is it good? no or yes:")(example("the kettle", "a drip"))
+    text = tokenizer.decode(encoded.tokens, skip_special_tokens=True)
+    assert text.endswith("a drip is it good? no or yes:")
+
+
 @PROPERTY
 @given(first=WORDS, second=WORDS, max_length=st.integers(48, 120))
 def test_truncation_keeps_both_texts_leads_and_question(tokenizer, first, second, max_length):

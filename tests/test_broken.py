@@ -201,6 +201,13 @@ OVERRIDES = {
         ["task={kind: rte}", "head.kind=generate"],
         ["head.kind: got 'generate'; allowed for rte (its answers are classes): linear,"],
     ),
+    "no room to write": (
+        ["task={kind: squad, max_length: 480, dir: nowhere}", "head={kind: generate}"],
+        [
+            "nowhere/squad/train.parquet does not exist",
+            "task.max_length: got 480 with 6 prompt tokens and 32 of an answer; allowed: at most",
+        ],
+    ),
     "a choice that is not there": (
         ["head={kind: choice, words: {goood: fine}, says: names}"],
         ["head.says: got 'names'; allowed: words, labels"],
@@ -209,6 +216,7 @@ OVERRIDES = {
         ["model.dtype=fp16"],
         ["model.dtype: got 'fp16'; allowed: bf16, fp32 (fp16 ends at 65,504, and T5's"],
     ),
+    "a cue of nothing": (['task.cue=""'], ["task.cue: got ''; allowed: true, false, or a text"]),
     "no bucket": (["train.bucket=0"], ["train.bucket: got 0; allowed: at least 1"]),
     "unknown label": (
         ["head={kind: label_words, words: {goood: fine}}"],

@@ -215,6 +215,29 @@ def test_recipe_loads_and_says_how_to_run_it(path: Path) -> None:
     assert about, "the second line must be a comment that says what the recipe is"
 
 
+PAPER = "mnli qqp qnli sst2 stsb mrpc rte cola multirc boolq wic wsc.fixed cb".split()
+PAPER_QA = "nq hotpotqa searchqa newsqa".split()
+
+
+def test_t5_base_on_the_17_tasks_of_the_paper() -> None:
+    """They differ in the task, its head, the steps and the LR of SCAP, and in nothing else."""
+    paths = (ROOT / "recipes").glob("t5_base_*.yaml")
+    recipes = {path.stem.removeprefix("t5_base_"): load_recipe(path)[0] for path in paths}
+    assert set(recipes) == {*PAPER, *PAPER_QA}
+    rest = set()
+    for name, recipe in recipes.items():
+        assert recipe.task.kind == name
+        large = name in {"mnli", "qqp", "qnli", "sst2", *PAPER_QA}
+        assert recipe.train.steps == (300_000 if large else 30_000)
+        writes = name in {"stsb", *PAPER_QA}
+        assert recipe.head.kind == ("generate" if writes else "choice")
+        data = recipe.model_dump()
+        del data["name"], data["head"], data["task"]["kind"], data["task"]["max_length"]
+        del data["train"]["steps"], data["train"]["lr"]["added"]
+        rest.add(str(data))
+    assert len(rest) == 1
+
+
 def test_copy_recipe_never_overwrites(tmp_path: Path) -> None:
     name, source = next(iter(shipped_recipes().items()))
     target = copy_recipe(name, tmp_path)

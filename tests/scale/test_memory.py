@@ -44,7 +44,7 @@ def test_two_ranks_stay_within_their_memory(tmp_path, checkpoint):
     data["model"]["dtype"] = "bf16"
     data["prompt"] = {"kind": "accept"}  # the paper's: 60 tokens, budget 100
     data["head"] = {"kind": HEADS[checkpoint.name]}
-    data["task"] |= {"max_length": 32, "validation_limit": 2, "test_limit": 2}
+    data["task"] |= {"max_length": 64, "validation_limit": 2, "test_limit": 2}
     recipe = tmp_path / "recipe_in.yaml"
     recipe.write_text(yaml.safe_dump(data))
     subprocess.run(launch_command(recipe), env=ENVIRONMENT, check=True, timeout=60 * MINUTES)
