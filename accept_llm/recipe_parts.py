@@ -22,7 +22,7 @@ class _Model(Spec):
     """Type of the frozen weights and of the activations. The prompt is always fp32."""
     layout: Literal["padded", "packed"] = "padded"
     """padded: one row an example. packed: one row in all, the prompt computed once for the
-    batch; the same results, much faster on short texts, T x T bytes for a mask of T tokens."""
+    batch; the same results, much faster on short texts."""
 
 
 class HubModel(_Model):

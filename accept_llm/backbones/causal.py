@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from accept_llm.backbones import Root, Writing, cut_at, embed, generation, log_likelihoods
+from accept_llm.backbones.packed import Packing, pack, use_packed_attention
 from accept_llm.batches import IGNORED, Batch
 from accept_llm.prompts import Composed
 
@@ -34,6 +35,7 @@ class CausalRoot(Root):
         mask: Tensor | None = None,
         reads: str = "embeddings",
         at: Tensor | None = None,
+        packing: Packing | None = None,
         writing: dict[str, Any] | None = None,
     ) -> Tensor:
         """tokens (b, t), prefix (m, d), offsets (t, d) or (b, t, d) -> what `reads` names:
@@ -50,8 +52,9 @@ class CausalRoot(Root):
             return self.lm.generate(inputs_embeds=x, attention_mask=mask, **(writing or {}))
         if prefix is not None:
             x = torch.cat([prefix.expand(len(x), -1, -1), x], dim=1)  # (b, m + t, d)
+        packed = {"packing": packing, "attention_mask": mask} if packing else {}
         out = self.lm.base_model(
-            inputs_embeds=x, position_ids=position_ids, attention_mask=mask, use_cache=False
+            inputs_embeds=x, position_ids=position_ids, use_cache=False, **packed
         )
         states = out.last_hidden_state.flatten(0, 1)[at]  # (n, d)
         return states if reads == "states" else self.lm.get_output_embeddings()(states)
@@ -63,6 +66,8 @@ class CausalBackbone:
     def __init__(self, root: nn.Module, *, config: Any, dtype: torch.dtype, layout: Layout):
         text = config.get_text_config()
         self.module, self.dtype, self.layout = root, dtype, layout
+        if layout == "packed":
+            use_packed_attention(root.lm)
         self.hidden_size: int = text.hidden_size
         self.vocab_size: int = text.vocab_size
 
@@ -146,18 +151,17 @@ def padded(batch: Batch, m: int, own: Tensor | None = None) -> Laid:
 
 
 def packed(batch: Batch, m: int, own: Tensor | None = None) -> Laid:
-    """One row of all tokens, with a (1, 1, T, T) mask: T^2 bytes, fine for short texts."""
+    """One row of all tokens; see packed_attention."""
     device, n = batch.tokens.device, len(batch.tokens)
     starts = batch.lengths.cumsum(0) - batch.lengths
     example = torch.arange(len(batch), device=device).repeat_interleave(batch.lengths)  # (n,)
     positions = torch.arange(n, device=device) - starts[example]
-    owner = torch.cat([example.new_full((m,), -1), example])  # (m + n,): -1 is the prompt
-    mask = (owner[:, None] == owner) | (owner == -1)
-    mask &= torch.ones(m + n, m + n, dtype=torch.bool, device=device).tril()
     inputs = {
         "tokens": batch.tokens[None],
         "position_ids": torch.cat([torch.arange(m, device=device), m + positions])[None],
-        "mask": mask[None, None],
+        "packing": pack(batch.lengths, m),
+        # A mask of four dimensions keeps transformers from making one of T x T.
+        "mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
     }
     if own is not None:
         positions = torch.where(positions < own[example], positions, -1)

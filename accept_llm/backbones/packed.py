@@ -1,0 +1,110 @@
+"""Attention over one packed row, [P][x_1]..[x_B]: every example sees the prompt and, causally,
+itself. Memory is linear in the tokens of the row; no mask of the whole row is ever made.
+
+It is registered with transformers' AttentionInterface. Without a `packing` (a model that
+writes) it is transformers' own SDPA attention.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+NAME = "accept_packed"
+STRETCH = 1.5  # the longest example of a group is at most so many times its shortest
+
+
+@dataclass(frozen=True)
+class Group:
+    """b examples of about one length t: `places` (b, t) of their tokens in the row, padded with
+    the example's first, and which of them are `real` (b, t)."""
+
+    places: Tensor
+    real: Tensor
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How a row is made up: `prefix` tokens of the prompt, then the examples."""
+
+    prefix: int
+    groups: tuple[Group, ...]
+    order: Tensor
+    """(T,): where each token of the row is in the groups' outputs, laid end to end."""
+
+
+def pack(lengths: Tensor, prefix: int) -> Packing:
+    """The packing of examples of `lengths` (B,), in their order."""
+    device = lengths.device
+    starts = prefix + lengths.cumsum(0) - lengths
+    sizes = lengths.tolist()
+    ranked = sorted(range(len(sizes)), key=lambda i: -sizes[i])
+    groups, done = [], [torch.arange(prefix, device=device)]
+    while ranked:
+        longest = sizes[ranked[0]]
+        count = sum(sizes[i] * STRETCH >= longest for i in ranked)
+        chosen = torch.tensor(ranked[:count], device=device)
+        ranked = ranked[count:]
+        steps = torch.arange(longest, device=device)
+        real = steps < lengths[chosen][:, None]
+        places = starts[chosen][:, None] + torch.where(real, steps, 0)
+        groups.append(Group(places, real))
+        done.append(places[real])
+    return Packing(prefix, tuple(groups), torch.cat(done).argsort())
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    packing: Packing | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Query (1, h, T, c), key and value (1, g, T, c), g dividing h -> (1, T, h, c)."""
+    if packing is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
+    m = packing.prefix
+    rows = [x[0].transpose(0, 1) for x in (query, key, value)]  # (T, heads, c)
+    first = [x[None, :m] for x in rows]
+    parts = [_attend(*first, first[1][:, :0], first[2][:, :0], scaling)[0]] if m else []
+    for group in packing.groups:
+        q, k, v = (x[group.places] for x in rows)  # (b, t, heads, c)
+        shared = [x.expand(len(q), -1, -1, -1) for x in first[1:]]
+        parts.append(_attend(q, k, v, *shared, scaling)[group.real])
+    return torch.cat(parts)[packing.order][None], None
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, prompt_k: Tensor, prompt_v: Tensor, scaling: float | None
+) -> Tensor:
+    """b rows of t tokens that see the m tokens of the prompt and, causally, themselves:
+    q (b, t, h, c), k and v (b, t, g, c), prompt_k and prompt_v (b, m, g, c) -> (b, t, h, c).
+
+    The heads that share keys are put side by side in the query, so that no key is copied.
+    """
+    (b, t, h, c), g, m = q.shape, k.shape[2], prompt_k.shape[1]
+    shared = h // g
+    q = q.view(b, t, g, shared, c).permute(0, 2, 3, 1, 4).reshape(b, g, shared * t, c)
+    k, v = (torch.cat(x, dim=1).transpose(1, 2) for x in ((prompt_k, k), (prompt_v, v)))
+    sees = torch.ones(t, m + t, dtype=torch.bool, device=q.device).tril(m).repeat(shared, 1)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=sees, scale=scaling)
+    return out.view(b, g, shared, t, c).permute(0, 3, 1, 2, 4).reshape(b, t, h, c)
+
+
+def use_packed_attention(lm: Any) -> None:
+    """Lets `lm` take a `packing` in its forward call."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+    AttentionInterface.register(NAME, packed_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)  # for a model that writes
+    lm.set_attn_implementation(NAME)

@@ -1,0 +1,56 @@
+"""The packed row against each example alone, over drawn batches; and its memory."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_backbones import alone, close, gradients, wrap
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from accept_llm.backbones.packed import pack
+from accept_llm.batches import Encoded, collate
+from accept_llm.prompts import Composed
+
+WIDTH, M, LONGEST = 32, 7, 300
+LENGTHS = st.one_of(
+    st.lists(st.integers(1, 40), min_size=1, max_size=64),
+    st.lists(st.integers(1, LONGEST), min_size=1, max_size=6),
+)
+
+
+@pytest.fixture(scope="module", params=[4, 2, 1], ids=["mha", "gqa", "mqa"])
+def lm(request) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        **{"vocab_size": 90, "hidden_size": WIDTH, "intermediate_size": 48},
+        **{"num_hidden_layers": 2, "num_attention_heads": 4, "initializer_range": 0.15},
+        num_key_value_heads=request.param,
+    )
+    return LlamaForCausalLM(config).eval().requires_grad_(False)
+
+
+@settings(max_examples=12, deadline=None)
+@given(LENGTHS, st.booleans(), st.booleans(), st.integers(0, 2**20))
+def test_any_batch_equals_its_examples_alone(lm, lengths, prefix, offsets, seed):
+    draw = torch.Generator().manual_seed(seed)
+    rows = [torch.randint(3, 90, (n,), generator=draw).tolist() for n in lengths]
+    batch = collate([Encoded(str(i), tuple(row), 0) for i, row in enumerate(rows)])
+    parts = [torch.randn(n, WIDTH, generator=draw).requires_grad_() for n in (M, LONGEST)]
+    prompt = Composed(parts[0] if prefix else None, parts[1] if offsets else None)
+    # `wrap` sets the model's attention, which a model alone does not mind.
+    got = wrap(lm, "packed")(batch, prompt, reads="states")
+    want = alone(lm, batch, prompt)
+    close(got, want)
+    for a, b in zip(gradients(got, prompt), gradients(want, prompt), strict=True):
+        assert (a - b).norm() <= 1e-5 * b.norm().clamp(min=1)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(0, 9))
+@settings(deadline=None)
+def test_groups_hold_each_token_once_and_little_else(lengths, prefix):
+    packing = pack(torch.tensor(lengths), prefix)
+    places = [group.places[group.real].tolist() for group in packing.groups]
+    assert sorted(p for part in places for p in part) == list(range(prefix, prefix + sum(lengths)))
+    assert sorted(packing.order.tolist()) == list(range(prefix + sum(lengths)))
+    computed = sum(group.places.numel() for group in packing.groups)
+    assert computed <= 1.5 * sum(lengths) + len(lengths)
