@@ -73,28 +73,30 @@ def packed_attention(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
     m = packing.prefix
-    rows = [x[0].transpose(0, 1) for x in (query, key, value)]  # (T, heads, c)
-    first = [x[None, :m] for x in rows]
-    parts = [_attend(*first, first[1][:, :0], first[2][:, :0], scaling)[0]] if m else []
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, heads, c)
+    prompt = (k[:m], v[:m])
+    parts = [_attend(q[None, :m], k[None, :m], v[None, :m], (k[:0], v[:0]), scaling)[0]]
     for group in packing.groups:
-        q, k, v = (x[group.places] for x in rows)  # (b, t, heads, c)
-        shared = [x.expand(len(q), -1, -1, -1) for x in first[1:]]
-        parts.append(_attend(q, k, v, *shared, scaling)[group.real])
+        at = group.places  # (b, t)
+        parts.append(_attend(q[at], k[at], v[at], prompt, scaling)[group.real])
     return torch.cat(parts)[packing.order][None], None
 
 
 def _attend(
-    q: Tensor, k: Tensor, v: Tensor, prompt_k: Tensor, prompt_v: Tensor, scaling: float | None
+    q: Tensor, k: Tensor, v: Tensor, prompt: tuple[Tensor, Tensor], scaling: float | None
 ) -> Tensor:
     """b rows of t tokens that see the m tokens of the prompt and, causally, themselves:
-    q (b, t, h, c), k and v (b, t, g, c), prompt_k and prompt_v (b, m, g, c) -> (b, t, h, c).
+    q (b, t, h, c), k and v (b, t, g, c), keys and values of the prompt (m, g, c) -> (b, t, h, c).
 
     The heads that share keys are put side by side in the query, so that no key is copied.
     """
-    (b, t, h, c), g, m = q.shape, k.shape[2], prompt_k.shape[1]
+    (b, t, h, c), g, m = q.shape, k.shape[2], len(prompt[0])
     shared = h // g
     q = q.view(b, t, g, shared, c).permute(0, 2, 3, 1, 4).reshape(b, g, shared * t, c)
-    k, v = (torch.cat(x, dim=1).transpose(1, 2) for x in ((prompt_k, k), (prompt_v, v)))
+    k, v = (
+        torch.cat([shared_by_all.expand(b, -1, -1, -1), own], dim=1).transpose(1, 2)
+        for shared_by_all, own in zip(prompt, (k, v), strict=True)
+    )
     sees = torch.ones(t, m + t, dtype=torch.bool, device=q.device).tril(m).repeat(shared, 1)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=sees, scale=scaling)
     return out.view(b, g, shared, t, c).permute(0, 3, 1, 2, 4).reshape(b, t, h, c)

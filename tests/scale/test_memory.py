@@ -21,7 +21,7 @@ from write_checkpoint import size_of
 pytestmark = pytest.mark.slow
 
 LIMIT = 1.25
-MINUTES = 60  # a CPU without bf16 instructions takes minutes for one pass
+MINUTES = 60
 HEADS = {"llama2_7b": "linear", "flan_t5_xxl": "choice"}
 
 
@@ -40,11 +40,14 @@ def checkpoint(request, tmp_path, tiny_t5) -> Iterator[Path]:
 
 
 def test_two_ranks_stay_within_their_memory(tmp_path, checkpoint):
+    rows = [{"review": "lovely", "label": 1}, {"review": "cold", "label": 0}]
+    for name in "train", "validation", "test":
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = recipe_data(tmp_path, checkpoint, steps=1, batch_size=2, eval_batch_size=1)
     data["model"]["dtype"] = "bf16"
     data["prompt"] = {"kind": "accept"}  # the paper's: 60 tokens, budget 100
     data["head"] = {"kind": HEADS[checkpoint.name]}
-    data["task"] |= {"max_length": 64, "validation_limit": 2, "test_limit": 2}
+    data["task"]["max_length"] = 64
     recipe = tmp_path / "recipe_in.yaml"
     recipe.write_text(yaml.safe_dump(data))
     subprocess.run(launch_command(recipe), env=ENVIRONMENT, check=True, timeout=60 * MINUTES)
