@@ -20,9 +20,9 @@ def _no_fp16(value: Any) -> Any:
 class _Model(Spec):
     dtype: Annotated[Literal["bf16", "fp32"], BeforeValidator(_no_fp16)] = "bf16"
     """Type of the frozen weights and of the activations. The prompt is always fp32."""
-    layout: Literal["padded", "packed"] = "padded"
-    """padded: one row an example. packed: one row in all, the prompt computed once for the
-    batch; the same results, much faster on short texts."""
+    layout: Literal["padded", "packed"] | None = None
+    """packed: one row in all, the prompt computed once for the batch. padded: one row an example;
+    the same results, slower. Without it, packed for a causal LM, padded for an encoder-decoder."""
 
 
 class HubModel(_Model):

@@ -14,7 +14,7 @@ import torch
 
 from accept_llm.adapter import head_card, load_prompt, shape_card
 from accept_llm.adapter_card import check_fits, tokenizer_hash
-from accept_llm.backbones.loading import check_layout
+from accept_llm.backbones.loading import choose_layout
 from accept_llm.batches import Encoded, Encoder
 from accept_llm.engines import Engine, open_engine
 from accept_llm.evaluate import Model, Prediction, predict, score
@@ -69,7 +69,7 @@ def load(recipe: Recipe, task: Task, engine: Engine, *, adapter: Path | None = N
     info = _local_model(recipe, engine)
     shape = prompt_shape(recipe, info)
     longest = shape.length + shape.positions
-    check_layout(info, layout=recipe.model.layout, longest=longest)
+    layout = choose_layout(info, asked=recipe.model.layout, longest=longest)
     trained = load_prompt(adapter) if adapter else None
     if trained:
         check_fits(trained.card, info)
@@ -87,7 +87,7 @@ def load(recipe: Recipe, task: Task, engine: Engine, *, adapter: Path | None = N
             encoder_decoder=seq2seq,
         )
     )
-    backbone = engine.load_backbone(recipe.model, info)
+    backbone = engine.load_backbone(recipe.model, info, layout)
     prompt = (
         trained.prompt
         if trained

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from accept_llm.backbones.causal import CausalBackbone, CausalRoot
-from accept_llm.backbones.loading import PACKED, check_layout, load_whole
+from accept_llm.backbones.loading import PACKED, choose_layout, load_whole
 from accept_llm.batches import Batch, Encoded, collate
 from accept_llm.model_files import ModelInfo, check_folder
 from accept_llm.prompts import Composed
@@ -22,7 +22,12 @@ M, L = 6, 10
 SIZES = {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 SIZES |= {"intermediate_size": 48, "initializer_range": 0.15, "max_position_embeddings": 64}
 FAMILIES = {
-    "qwen2": SIZES | {"num_key_value_heads": 2},
+    **dict.fromkeys(["granite", "qwen2", "starcoder2"], SIZES | {"num_key_value_heads": 2}),
+    **dict.fromkeys(["gpt_neox", "phi"], SIZES),
+    **dict.fromkeys(["olmo2", "phi3"], SIZES | {"num_key_value_heads": 2, "pad_token_id": 0}),
+    "gemma": SIZES | {"num_key_value_heads": 2, "head_dim": 8},
+    "mixtral": SIZES | {"num_key_value_heads": 2, "num_local_experts": 2},
+    "opt": SIZES | {"ffn_dim": 48, "word_embed_proj_dim": 32},
     "qwen3": SIZES | {"num_key_value_heads": 2, "head_dim": 16},
     "mistral": SIZES | {"num_key_value_heads": 1, "sliding_window": 32},
     "smollm3": SIZES | {"num_key_value_heads": 2, "pad_token_id": 0},
@@ -199,9 +204,12 @@ def save(folder: Path, tiny_llama: Path, family: str, **changes) -> ModelInfo:
 def test_packed_needs_a_window_that_sees_everything(tmp_path, tiny_llama):
     info = save(tmp_path, tiny_llama, "mistral", sliding_window=16)
     with pytest.raises(RecipeError, match=r"model\.layout: got 'packed'.*window \(16\).*\(17\)"):
-        check_layout(info, layout="packed", longest=17)
-    check_layout(info, layout="packed", longest=16)
-    check_layout(info, layout="padded", longest=17)
+        choose_layout(info, asked="packed", longest=17)
+    with pytest.raises(RecipeError, match=r"model\.layout: not given, which means packed; the"):
+        choose_layout(info, asked=None, longest=17)
+    assert choose_layout(info, asked="packed", longest=16) == "packed"
+    assert choose_layout(info, asked=None, longest=16) == "packed"
+    assert choose_layout(info, asked="padded", longest=17) == "padded"
 
 
 def test_a_short_window_is_the_models_own_when_padded(tmp_path, tiny_llama):
@@ -215,14 +223,14 @@ def test_packed_is_refused_where_it_was_not_tested(tmp_path, tiny_llama):
     with pytest.raises(
         RecipeError, match=r"model\.layout: got 'packed'; allowed for bloom: padded"
     ):
-        check_layout(info, layout="packed", longest=16)
+        choose_layout(info, asked="packed", longest=16)
     agree(AutoModelForCausalLM.from_pretrained(info.folder), "padded", prompt_of(32))
 
 
 def test_t5_is_never_packed(tiny_t5):
     """Its encoder looks both ways: the prompt would see the examples."""
     with pytest.raises(RecipeError, match=r"got 'packed'; allowed for t5: padded"):
-        check_layout(info_of(tiny_t5), layout="packed", longest=16)
+        choose_layout(info_of(tiny_t5), asked="packed", longest=16)
     backbone = load(tiny_t5, dtype="bf16")
     assert type(backbone).__name__ == "Seq2SeqBackbone"
     # transformers keeps T5's `wo` in fp32 beside fp16 only.

@@ -78,7 +78,7 @@ def test_accelerate_launch_equals_one_process(recipe, one_process):
 
 def test_three_ranks_equal_one_process(recipe, one_process):
     """64 columns, 5 rows a batch and 11 test rows: 3 divides none of them."""
-    assert finish(*start_ranks(recipe, "name=three", "model.layout=packed", count=3)) == [0] * 3
+    assert finish(*start_ranks(recipe, "name=three", "model.layout=padded", count=3)) == [0] * 3
     assert_parity(recipe.parent / "runs" / "three", one_process, ranks=3)
 
 

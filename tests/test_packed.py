@@ -54,3 +54,27 @@ def test_groups_hold_each_token_once_and_little_else(lengths, prefix):
     assert sorted(packing.order.tolist()) == list(range(prefix + sum(lengths)))
     computed = sum(group.places.numel() for group in packing.groups)
     assert computed <= 1.5 * sum(lengths) + len(lengths)
+
+
+@torch.no_grad()
+def test_an_evaluation_computes_the_prompt_once(lm, monkeypatch):
+    """The same states as with gradients, and the prompt goes through the model a single time."""
+    backbone = wrap(lm, "packed")
+    batches = [
+        collate([Encoded(str(i), tuple(range(3, 3 + n)), 0) for i, n in enumerate(lengths)])
+        for lengths in ((5, 9, 2), (4, 4), (30,))
+    ]
+    draw = torch.Generator().manual_seed(1)
+    prompts = [
+        Composed(*(torch.randn(n, WIDTH, generator=draw) for n in (M, LONGEST))) for _ in range(2)
+    ]
+    rows = []
+    real = backbone.module.forward
+    monkeypatch.setattr(
+        backbone.module, "forward", lambda tokens, **k: rows.append(k) or real(tokens, **k)
+    )
+    for prompt in prompts:
+        found = [backbone(batch, prompt, reads="states") for batch in batches]
+        for states, batch in zip(found, batches, strict=True):
+            close(states, alone(lm, batch, prompt))
+    assert [row.get("prefix") is not None for row in rows] == [True, False, False, False] * 2

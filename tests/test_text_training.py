@@ -180,6 +180,6 @@ def test_a_causal_model_writes_and_chooses_on_two_ranks(tmp_path, tiny_llama):
         path = home / "recipe_in.yaml"
         path.write_text(yaml.safe_dump(text_recipe(home, tiny_llama, head=head, **TRAIN)))
         assert finish(start(path, "name=one")) == [0]
-        change = ("model.layout=packed",)  # another layout is the same, too
+        change = ("model.layout=padded",)  # another layout is the same, too
         assert finish(*start_ranks(path, "name=two", *change, count=2)) == [0, 0]
         assert_text_parity(home / "runs/two", home / "runs/one")

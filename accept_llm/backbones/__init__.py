@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from accept_llm.batches import IGNORED, Batch
 from accept_llm.prompts import Composed
+
+Layout = Literal["padded", "packed"]
 
 
 @dataclass(frozen=True)

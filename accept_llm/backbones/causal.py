@@ -8,18 +8,16 @@ packed  one row in all, [P][x_1]..[x_B]: each example sees P and, causally, itse
         computed once and nothing is padded.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from accept_llm.backbones import Root, Writing, cut_at, embed, generation, log_likelihoods
-from accept_llm.backbones.packed import Packing, pack, use_packed_attention
+from accept_llm.backbones import Layout, Root, Writing, cut_at, embed, generation, log_likelihoods
+from accept_llm.backbones.packed import Memory, Packing, pack, use_packed_attention
 from accept_llm.batches import IGNORED, Batch
 from accept_llm.prompts import Composed
-
-Layout = Literal["padded", "packed"]
 
 
 class CausalRoot(Root):
@@ -66,6 +64,7 @@ class CausalBackbone:
     def __init__(self, root: nn.Module, *, config: Any, dtype: torch.dtype, layout: Layout):
         text = config.get_text_config()
         self.module, self.dtype, self.layout = root, dtype, layout
+        self._memory: tuple[Composed, Memory] | None = None
         if layout == "packed":
             use_packed_attention(root.lm)
         self.hidden_size: int = text.hidden_size
@@ -91,13 +90,36 @@ class CausalBackbone:
         """The root's inputs, and where each example's first token is (B,). Offsets go to the
         first `own` (B,) tokens of each example."""
         prefix, table = prompt.prefix, prompt.offsets
-        lay = packed if self.layout == "packed" else padded
-        inputs, positions, first = lay(batch, 0 if prefix is None else len(prefix), own)
-        if prefix is not None:
+        m, memory = 0 if prefix is None else len(prefix), self._remembered(prompt)
+        if self.layout == "packed":
+            inputs, positions, first = packed(batch, m, own, memory)
+        else:
+            inputs, positions, first = padded(batch, m, own)
+        if prefix is not None and memory is None:
             inputs["prefix"] = prefix.to(self.dtype)
         if table is not None:
             inputs["offsets"] = self._offsets(table, positions)
         return inputs, first
+
+    def _remembered(self, prompt: Composed) -> Memory | None:
+        """Without gradients: the prompt's keys and values, computed once for all the batches that
+        come with this very prompt."""
+        prefix = prompt.prefix
+        if torch.is_grad_enabled() or self.layout == "padded" or prefix is None:
+            return None
+        if self._memory is None or self._memory[0] is not prompt:
+            memory, none = Memory({}), torch.zeros(0, dtype=torch.int64, device=prefix.device)
+            self._memory = (prompt, memory)
+            self.module(
+                none[None],
+                prefix=prefix.to(self.dtype),
+                position_ids=torch.arange(len(prefix), device=prefix.device)[None],
+                packing=pack(none, len(prefix), memory),
+                mask=_no_mask(prefix.device),
+                reads="states",
+                at=none,
+            )
+        return self._memory[1]
 
     def _offsets(self, table: Tensor, positions: Tensor) -> Tensor:
         """By the token's own position, never its place in the padded or packed row; position -1
@@ -150,22 +172,27 @@ def padded(batch: Batch, m: int, own: Tensor | None = None) -> Laid:
     return {"tokens": rows}, positions, first
 
 
-def packed(batch: Batch, m: int, own: Tensor | None = None) -> Laid:
-    """One row of all tokens; see packed_attention."""
+def packed(batch: Batch, m: int, own: Tensor | None = None, memory: Memory | None = None) -> Laid:
+    """One row of all tokens, behind the prompt's m or with a memory of them."""
     device, n = batch.tokens.device, len(batch.tokens)
     starts = batch.lengths.cumsum(0) - batch.lengths
     example = torch.arange(len(batch), device=device).repeat_interleave(batch.lengths)  # (n,)
     positions = torch.arange(n, device=device) - starts[example]
+    before = m if memory is None else 0
     inputs = {
         "tokens": batch.tokens[None],
-        "position_ids": torch.cat([torch.arange(m, device=device), m + positions])[None],
-        "packing": pack(batch.lengths, m),
-        # A mask of four dimensions keeps transformers from making one of T x T.
-        "mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
+        "position_ids": torch.cat([torch.arange(before, device=device), m + positions])[None],
+        "packing": pack(batch.lengths, before, memory),
+        "mask": _no_mask(device),
     }
     if own is not None:
         positions = torch.where(positions < own[example], positions, -1)
-    return inputs, positions, starts + m
+    return inputs, positions, starts + before
+
+
+def _no_mask(device: torch.device) -> Tensor:
+    """Of four dimensions, which keeps transformers from making one of T x T."""
+    return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
 
 
 def _with_answers(batch: Batch, answers: Tensor, owner: Tensor) -> Batch:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from accept_llm.backbones import Backbone
-from accept_llm.backbones.causal import CausalBackbone, CausalRoot, Layout
+from accept_llm.backbones import Backbone, Layout
+from accept_llm.backbones.causal import CausalBackbone, CausalRoot
 from accept_llm.backbones.linear import needs_fp32, with_fp32_gradients
 from accept_llm.backbones.seq2seq import Seq2SeqBackbone, Seq2SeqRoot
 from accept_llm.backbones.slices import Checkpoint
@@ -18,16 +18,23 @@ from accept_llm.recipe_errors import RecipeError
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 # Families whose attention takes our mask as it is (tests/test_backbones.py holds each to it).
-PACKED = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3")
+PACKED = (
+    *("gemma", "gpt2", "gpt_neox", "granite", "llama", "mistral", "mixtral", "olmo2", "opt"),
+    *("phi", "phi3", "qwen2", "qwen3", "smollm3", "starcoder2"),
+)
 
 
-def check_layout(info: ModelInfo, *, layout: Layout, longest: int) -> None:
-    """Refuses the packed layout where it could give other states than the padded one;
-    `longest` is the prompt and the longest input together."""
+def choose_layout(info: ModelInfo, *, asked: Layout | None, longest: int) -> Layout:
+    """The layout that was asked for, else packed for a causal LM and padded for others.
+
+    Raises RecipeError where packed could give other states than padded; `longest` is the
+    prompt and the longest input together.
+    """
     from transformers import AutoConfig
 
+    layout = asked or ("padded" if info.architecture == "seq2seq" else "packed")
     if layout == "padded":
-        return
+        return layout
     problem = ""
     window = getattr(AutoConfig.from_pretrained(info.folder), "sliding_window", None)
     if info.model_type not in PACKED:
@@ -38,7 +45,9 @@ def check_layout(info: ModelInfo, *, layout: Layout, longest: int) -> None:
             f"({longest}); allowed: padded, or a smaller task.max_length"
         )
     if problem:
-        raise RecipeError([f"model.layout: got 'packed'; {problem}"])
+        got = "got 'packed'" if asked else "not given, which means packed"
+        raise RecipeError([f"model.layout: {got}; {problem}"])
+    return layout
 
 
 def load_whole(info: ModelInfo, *, dtype: str, layout: Layout, device: torch.device) -> Backbone:

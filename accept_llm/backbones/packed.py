@@ -33,10 +33,20 @@ class Packing:
     groups: tuple[Group, ...]
     order: Tensor
     """(T,): where each token of the row is in the groups' outputs, laid end to end."""
+    memory: "Memory | None" = None
 
 
-def pack(lengths: Tensor, prefix: int) -> Packing:
-    """The packing of examples of `lengths` (B,), in their order."""
+@dataclass(frozen=True)
+class Memory:
+    """Keys and values (m, g, c) of a prompt that is not in the row, by attention module. A row of
+    the prompt alone fills it; rows of examples alone read it."""
+
+    kept: dict[torch.nn.Module, tuple[Tensor, Tensor]]
+
+
+def pack(lengths: Tensor, prefix: int, memory: Memory | None = None) -> Packing:
+    """The packing of examples of `lengths` (B,), in their order, behind `prefix` tokens; B = 0
+    with a memory fills it."""
     device = lengths.device
     starts = prefix + lengths.cumsum(0) - lengths
     sizes = lengths.tolist()
@@ -52,7 +62,7 @@ def pack(lengths: Tensor, prefix: int) -> Packing:
         places = starts[chosen][:, None] + torch.where(real, steps, 0)
         groups.append(Group(places, real))
         done.append(places[real])
-    return Packing(prefix, tuple(groups), torch.cat(done).argsort())
+    return Packing(prefix, tuple(groups), torch.cat(done).argsort(), memory)
 
 
 def packed_attention(
@@ -75,6 +85,8 @@ def packed_attention(
     m = packing.prefix
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, heads, c)
     prompt = (k[:m], v[:m])
+    if packing.memory is not None:
+        prompt = packing.memory.kept.setdefault(module, prompt)
     parts = [_attend(q[None, :m], k[None, :m], v[None, :m], (k[:0], v[:0]), scaling)[0]]
     for group in packing.groups:
         at = group.places  # (b, t)

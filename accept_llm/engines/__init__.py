@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from accept_llm.backbones import Backbone
+from accept_llm.backbones import Backbone, Layout
 from accept_llm.models import ModelInfo
 from accept_llm.recipe import ModelSpec
 
@@ -21,7 +21,7 @@ class Engine(Protocol):
     world_size: int
     device: torch.device
 
-    def load_backbone(self, spec: ModelSpec, info: ModelInfo) -> Backbone:
+    def load_backbone(self, spec: ModelSpec, info: ModelInfo, layout: Layout) -> Backbone:
         """The frozen model of `info`, placed as this engine does."""
 
     def sum_over_ranks(self, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from accept_llm.backbones import Backbone
+from accept_llm.backbones import Backbone, Layout
 from accept_llm.backbones.loading import load_sharded
 from accept_llm.models import ModelInfo
 from accept_llm.ranks import wants_cpu
@@ -36,9 +36,9 @@ class Fsdp2Engine:
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
 
-    def load_backbone(self, spec: ModelSpec, info: ModelInfo) -> Backbone:
+    def load_backbone(self, spec: ModelSpec, info: ModelInfo, layout: Layout) -> Backbone:
         return load_sharded(
-            info, dtype=spec.dtype, layout=spec.layout, device=self.device, shard=self._shard
+            info, dtype=spec.dtype, layout=layout, device=self.device, shard=self._shard
         )
 
     def _shard(self, root: nn.Module, parts: list[nn.Module]) -> None:

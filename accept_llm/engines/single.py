@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from accept_llm.backbones import Backbone
+from accept_llm.backbones import Backbone, Layout
 from accept_llm.backbones.loading import load_whole
 from accept_llm.models import ModelInfo
 from accept_llm.ranks import wants_cpu
@@ -22,8 +22,8 @@ class SingleEngine:
             "cuda" if torch.cuda.is_available() and not wants_cpu() else "cpu"
         )
 
-    def load_backbone(self, spec: ModelSpec, info: ModelInfo) -> Backbone:
-        return load_whole(info, dtype=spec.dtype, layout=spec.layout, device=self.device)
+    def load_backbone(self, spec: ModelSpec, info: ModelInfo, layout: Layout) -> Backbone:
+        return load_whole(info, dtype=spec.dtype, layout=layout, device=self.device)
 
     def sum_over_ranks(self, x: Tensor) -> Tensor:
         return x

@@ -1,0 +1,229 @@
+"""What is compared: one training step of accept_llm and of PEFT's prompt tuning.
+
+Every side has the same frozen weights, the same texts, the same loss (a linear layer on the state
+of the last real token, unless it says otherwise), AdamW and gradient clipping. PEFT's side is
+what a careful user would write: padded on the right, its batches laid out before the clock
+starts, no cache, no LM head where no logits are read.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from accept_llm.backbones import Backbone
+from accept_llm.backbones.causal import CausalBackbone, CausalRoot
+from accept_llm.backbones.linear import needs_fp32, with_fp32_gradients
+from accept_llm.backbones.loading import DTYPES, load_whole
+from accept_llm.batches import Encoded, collate
+from accept_llm.budget import solve
+from accept_llm.heads import LinearHead
+from accept_llm.models import ModelInfo
+from accept_llm.prompts import build_prompt
+from accept_llm.recipe import AcceptPrompt, PlainPrompt
+
+LENGTH, POSITIONS = 60, 256  # m and l of the paper
+SHARE = 0.6  # of the trained numbers that ACCEPT spends on its m tokens; the rest is SCAP's
+RATE = 1e-3
+
+Rows = Sequence[Encoded]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to compute a step."""
+
+    key: str
+    name: str
+    computes: str
+    method: Literal["accept", "pt", "peft"]
+    """accept_llm with SCPP and SCAP, accept_llm with plain prompt tuning, or PEFT."""
+    m: int = LENGTH
+    packed: bool = False
+    pad: int | None = None
+    """Every row has so many tokens; None: as many as the longest of its batch."""
+    ordered: bool = False
+    """The examples are sorted by length before they are cut into batches."""
+    mask: bool = True
+    """PEFT gets an attention mask. A causal model that is padded on the right needs none."""
+    logits: bool = False
+    """PEFT's LM head runs at every position; the loss reads one token's logit for each class."""
+
+    def positions(self, rows: Rows) -> int:
+        """How many positions go through the model."""
+        lengths = [len(row.tokens) for row in rows]
+        if self.packed:
+            return self.m + sum(lengths)
+        return len(rows) * (self.m + (self.pad or max(lengths)))
+
+
+STATE = "linear head on the last token's state"
+VARIANTS = (
+    Variant("packed", "accept_llm, packed", f"SCPP + SCAP, {STATE}", "accept", packed=True),
+    Variant("padded", "accept_llm, padded", f"SCPP + SCAP, {STATE}", "accept"),
+    Variant("peft256", "PEFT, padded to 256", STATE, "peft", pad=POSITIONS),
+    Variant("peft", "PEFT, padded to the longest", STATE, "peft"),
+    Variant(
+        "peft-best",
+        "PEFT at its best",
+        f"sorted by length, no attention mask, {STATE}",
+        "peft",
+        ordered=True,
+        mask=False,
+    ),
+    Variant("peft100", "PEFT, m = 100, padded to the longest", STATE, "peft", m=100),
+    Variant(
+        "peft-logits",
+        "PEFT, CAUSAL_LM, padded to the longest",
+        "logits at every position, a token for each class",
+        "peft",
+        logits=True,
+    ),
+)
+
+
+class Side:
+    """A variant on a model. `parameters` are those of the prompt, then the head's."""
+
+    def __init__(self, variant: Variant, parameters: Sequence[nn.Parameter]):
+        self.variant, self.parameters = variant, list(parameters)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=RATE)
+
+    def prepare(self, rows: Rows) -> Any:
+        """What a data loader has ready; not timed."""
+        raise NotImplementedError
+
+    def loss(self, inputs: Any) -> Tensor:
+        """The mean loss of the batch, differentiable in `parameters`."""
+        raise NotImplementedError
+
+    def step(self, inputs: Any) -> float:
+        """Forward, backward and update: what is timed."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(inputs)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        return loss.item()
+
+
+class Ours(Side):
+    """accept_llm, as its trainer calls it. `attention`: see `on_shared_model`."""
+
+    def __init__(self, variant: Variant, backbone: Backbone, *, classes: int):
+        d, m = backbone.hidden_size, variant.m
+        spec: AcceptPrompt | PlainPrompt = PlainPrompt(kind="pt", budget=m)
+        if variant.method == "accept":
+            spec = AcceptPrompt(kind="accept", length=m, budget=round(m / SHARE))
+        shape = solve(spec, hidden=d, positions=POSITIONS)
+        vocabulary = {"embed": backbone.embed, "vocab_size": backbone.vocab_size}
+        self.device = next(backbone.module.parameters()).device
+        self.backbone = backbone
+        self.prompt = build_prompt(spec, shape, **vocabulary, seed=0).to(self.device)
+        self.head = LinearHead(d, classes, bias=False).to(self.device)
+        self.attention = backbone.module.lm.config._attn_implementation  # type: ignore[union-attr]
+        super().__init__(variant, [*self.prompt.parameters(), *self.head.parameters()])
+
+    def prepare(self, rows: Rows) -> Any:
+        _attend(self.backbone.module.lm, self.attention)
+        return collate(rows).to(self.device)
+
+    def loss(self, inputs: Any) -> Tensor:
+        return self.head.losses(self.backbone, inputs, self.prompt.compose()).mean()
+
+
+class Peft(Side):
+    """PEFT's prompt tuning. Without logits it wraps the model below the LM head."""
+
+    def __init__(self, variant: Variant, lm: Any, *, classes: int):
+        from peft import PromptTuningConfig, PromptTuningInit, get_peft_model
+
+        self.lm, self.device = lm, next(lm.parameters()).device
+        # Random numbers: the other start wants a tokenizer's folder, and takes the same time.
+        config = PromptTuningConfig(
+            task_type="CAUSAL_LM" if variant.logits else "FEATURE_EXTRACTION",
+            num_virtual_tokens=variant.m,
+            prompt_tuning_init=PromptTuningInit.RANDOM,
+        )
+        self.model: Any = get_peft_model(lm if variant.logits else lm.base_model, config)
+        self.head = LinearHead(lm.config.hidden_size, classes, bias=False).to(self.device)
+        self.classes = classes
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        head = [] if variant.logits else self.head.parameters()
+        super().__init__(variant, [*trained, *head])
+
+    def prepare(self, rows: Rows) -> Any:
+        _attend(self.lm, "sdpa")
+        longest = self.variant.pad or max(len(row.tokens) for row in rows)
+        ids = torch.zeros(len(rows), longest, dtype=torch.int64)
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            ids[i, : len(row.tokens)], mask[i, : len(row.tokens)] = torch.tensor(row.tokens), 1
+        batch = collate(rows)
+        last = self.variant.m + batch.lengths - 1
+        return [x.to(self.device) for x in (ids, mask, last, batch.labels)]
+
+    def loss(self, inputs: Any) -> Tensor:
+        ids, mask, last, labels = inputs
+        out = self.model(
+            input_ids=ids, attention_mask=mask if self.variant.mask else None, use_cache=False
+        )
+        rows = torch.arange(len(ids), device=ids.device)
+        if self.variant.logits:
+            scores = out.logits[rows, last][:, : self.classes].float()
+        else:
+            scores = self.head.scores(out.last_hidden_state[rows, last])
+        return F.cross_entropy(scores, labels)
+
+
+def _attend(lm: Any, implementation: str) -> None:
+    """Sides that share a model (gpu.py) each have their own attention."""
+    if lm.config._attn_implementation != implementation:
+        lm.set_attn_implementation(implementation)
+
+
+# --- models -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model folder. Sides that need different attention load it for themselves."""
+
+    info: ModelInfo
+    dtype: str
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def side(self, variant: Variant, *, classes: int, plain: Any = None) -> Side:
+        """`plain`: a model that PEFT's sides share."""
+        if variant.method == "peft":
+            return Peft(variant, plain or self.plain(), classes=classes)
+        layout: Any = "packed" if variant.packed else "padded"
+        backbone = load_whole(self.info, dtype=self.dtype, layout=layout, device=self.device)
+        return Ours(variant, backbone, classes=classes)
+
+    def plain(self) -> Any:
+        """The model as transformers loads it. Where torch has no fast bf16 product, PEFT gets
+        accept_llm's faster gradient too: the layouts are compared, not a slow loop of torch."""
+        from transformers import AutoModelForCausalLM
+
+        lm: Any = AutoModelForCausalLM.from_pretrained(self.info.folder, dtype=DTYPES[self.dtype])
+        lm.requires_grad_(False).eval().to(self.device)
+        if needs_fp32(self.device, DTYPES[self.dtype]):
+            with_fp32_gradients(lm)
+        return lm
+
+
+def on_shared_model(variant: Variant, lm: Any, *, dtype: torch.dtype, classes: int) -> Side:
+    """A side on a model that others use too, one after another: there may be room for one only."""
+    if variant.method == "peft":
+        return Peft(variant, lm, classes=classes)
+    layout: Any = "packed" if variant.packed else "padded"
+    _attend(lm, "sdpa")
+    backbone = CausalBackbone(CausalRoot(lm), config=lm.config, dtype=dtype, layout=layout)
+    return Ours(variant, backbone, classes=classes)
