@@ -114,20 +114,26 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
-        problems = list(_between(self.task, self.prompt, self.head))
+        problems = list(_between(self.task, self.prompt, self.head, self.train))
         if problems:
             raise ValueError("\n".join(problems))
         return self
 
 
 def _between(
-    task: TaskSpec | None, prompt: PromptSpec | None, head: HeadSpec | None
+    task: TaskSpec | None, prompt: PromptSpec | None, head: HeadSpec | None, train: Train | None
 ) -> Iterator[str]:
     """What must agree between sections; None stands for one that is wrong in itself."""
     if task and prompt and task.max_length < prompt.tokens:
         yield (
             f"task.max_length: got {task.max_length}; allowed: at least the prompt's length "
             f"({prompt.tokens})"
+        )
+    tokens = train.tokens_per_batch if train else None
+    if task and tokens is not None and tokens < task.max_length:
+        yield (
+            f"train.tokens_per_batch: got {tokens}; allowed: at least task.max_length "
+            f"({task.max_length})"
         )
     if task and head:
         allowed, what = allowed_heads(task)
@@ -172,7 +178,7 @@ def parse_recipe(data: dict[str, Any], *, source: str = "recipe") -> Recipe:
 
 def _still_checked(data: dict[str, Any]) -> list[str]:
     parts: list[Any] = []
-    for name in ("task", "prompt", "head"):
+    for name in ("task", "prompt", "head", "train"):
         try:
             annotation = Recipe.model_fields[name].rebuild_annotation()
             parts.append(TypeAdapter(annotation).validate_python(data.get(name)))

@@ -225,11 +225,17 @@ class WeightDecays(Spec):
     head: Rate = 0.0
 
 
+BATCH_SIZE = 32
+
+
 class Train(Spec):
     """The optimizer, the schedule and the loop. Batches are global: all ranks together."""
 
     steps: Count
-    batch_size: Count = 32
+    batch_size: Count | None = None
+    """Examples of a batch; 32 where tokens_per_batch is not given either."""
+    tokens_per_batch: Count | None = None
+    """In place of batch_size: as many examples as have so many tokens, the prompt not counted."""
     micro_batch_size: Count | None = None
     """Examples of one rank in one forward pass; gradients accumulate up to batch_size."""
     bucket: Count | None = None
@@ -251,11 +257,30 @@ class Train(Spec):
     tensorboard: bool = False
     """Also write TensorBoard events (the extra `report`)."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_size(cls, data: Any) -> Any:
+        sized = ("batch_size", "tokens_per_batch")
+        if not isinstance(data, dict) or any(data.get(name) is not None for name in sized):
+            return data
+        return {**data, "batch_size": BATCH_SIZE}
+
+    @property
+    def size(self) -> int:
+        """Examples of a batch, where tokens_per_batch does not decide."""
+        assert self.batch_size is not None
+        return self.batch_size
+
     @model_validator(mode="after")
     def _fits(self) -> "Train":
-        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+        if self.batch_size is not None and self.tokens_per_batch is not None:
             raise ValueError(
-                f"micro_batch_size: got {self.micro_batch_size}; allowed: at most "
-                f"train.batch_size ({self.batch_size})"
+                f"tokens_per_batch: got {self.tokens_per_batch} and batch_size "
+                f"{self.batch_size}; allowed: one of the two"
+            )
+        micro = self.micro_batch_size
+        if self.tokens_per_batch is None and micro is not None and micro > self.size:
+            raise ValueError(
+                f"micro_batch_size: got {micro}; allowed: at most train.batch_size ({self.size})"
             )
         return self

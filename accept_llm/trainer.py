@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from accept_llm.adapter import save_adapter
-from accept_llm.batches import Encoded, batch_rows, micro_batches
+from accept_llm.batches import Draw, Encoded, micro_batches
 from accept_llm.checkpoint import load_state, save_state
 from accept_llm.evaluate import Model
 from accept_llm.recipe import Train
@@ -78,7 +78,7 @@ class Trainer:
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         self.step, self.stale, self.evaluated = 0, 0, 0
-        self.lengths = [len(row.tokens) for row in rows]
+        self.draw = Draw([len(row.tokens) for row in rows], spec)
         self.padding = Padding()
         self.best: dict[str, Any] | None = None
         self.stopped_by_signal = False
@@ -99,14 +99,7 @@ class Trainer:
         Gives (3,): the rank's part of the loss, its tokens and the positions computed for them.
         """
         spec, model, engine = self.spec, self.model, self.model.engine
-        chosen = batch_rows(
-            self.lengths,
-            step=self.step,
-            batch_size=spec.batch_size,
-            seed=spec.seed,
-            bucket=spec.bucket or 1,
-        )
-        rows = [self.rows[i] for i in chosen]
+        rows = [self.rows[i] for i in self.draw.rows(self.step)]
         targets = sum(model.head.targets(row) for row in rows)
         composed = model.prompt.compose()  # once a step; micro-batches meet at the leaves
         leaves = composed.leaves()
@@ -184,7 +177,8 @@ class Trainer:
             began = time.perf_counter()
             values = self._train_step()
             values["seconds"] = time.perf_counter() - began
-            self.log.step(self.step, values, batch_size=self.spec.batch_size)
+            examples = len(self.draw.rows(self.step - 1))
+            self.log.step(self.step, values, batch_size=examples)
             self._report_padding()
         if self._is_due() and not self.stopped_by_signal:
             self._evaluate()
@@ -194,7 +188,7 @@ class Trainer:
 
     def _report_padding(self) -> None:
         """Once an epoch, and for what there was of the last one."""
-        epoch = self.step * self.spec.batch_size // len(self.rows)
+        epoch = self.draw.epochs(self.step)
         if epoch > self.padding.epoch or self.step == self.spec.steps:
             self.log.epoch(self.step, self.padding.epoch, self.padding.share)
             self.padding = Padding(epoch)

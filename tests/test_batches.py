@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from accept_llm.batches import Encoded, Encoder, batch_rows, collate, micro_batches, share
-from accept_llm.recipe import BuiltinTask, FileTask
+from accept_llm.batches import Draw, Encoded, Encoder, batch_rows, collate, micro_batches, share
+from accept_llm.recipe import BuiltinTask, FileTask, Train
 from accept_llm.recipe_errors import RecipeError
 from accept_llm.tasks import TASKS, Example, task_from
 
@@ -233,6 +233,44 @@ def test_buckets_are_taken_in_a_drawn_order():
     assert all(window != sorted(window) for window in windows)
     orders = {tuple(sorted(range(16), key=w.__getitem__)) for w in windows}
     assert len(orders) == 4
+
+
+def draw_of(lengths, **train) -> Draw:
+    return Draw(lengths, Train.model_validate({"steps": 1, **train}))
+
+
+@PROPERTY
+@given(
+    st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(50, 200), st.integers(1, 8)
+)
+def test_batches_by_tokens_hold_each_row_once_an_epoch(lengths, tokens, bucket):
+    draw = draw_of(lengths, tokens_per_batch=tokens, bucket=bucket)
+    step = 0
+    for epoch in range(3):
+        rows = []
+        while draw.epochs(step) == epoch:
+            batch = draw.rows(step)
+            assert sum(lengths[i] for i in batch) <= tokens
+            rows.append(batch)
+            step += 1
+        assert sorted(i for batch in rows for i in batch) == list(range(len(lengths)))
+        fewest = -(-sum(lengths) // tokens)
+        # Two batches in a row that could have been one are what cutting must not leave; a window
+        # of a bucket ends with a batch that may be short.
+        assert len(rows) <= 2 * fewest + len(lengths) // max(1, bucket)
+    assert draw_of(lengths, tokens_per_batch=tokens, bucket=bucket).rows(step - 1) == (
+        draw.rows(step - 1)
+    )
+
+
+def test_batches_by_tokens_are_drawn_anew_each_epoch():
+    draw = draw_of(list(range(1, 41)), tokens_per_batch=100, bucket=3, seed=7)
+    steps = next(s for s in range(100) if draw.epochs(s) == 2)
+    batches = [tuple(draw.rows(s)) for s in range(steps)]
+    assert len(set(batches)) > 0.8 * len(batches)
+    plain = draw_of([5] * 40, batch_size=8, seed=7)
+    assert plain.rows(3) == batch_rows([5] * 40, step=3, batch_size=8, seed=7)
+    assert [plain.epochs(s) for s in (4, 5, 10)] == [0, 1, 2]
 
 
 def test_epochs_and_seeds_differ():

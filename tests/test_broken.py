@@ -217,6 +217,14 @@ OVERRIDES = {
         ["model.dtype: got 'fp16'; allowed: bf16, fp32 (fp16 ends at 65,504, and T5's"],
     ),
     "a cue of nothing": (['task.cue=""'], ["task.cue: got ''; allowed: true, false, or a text"]),
+    "two sizes of a batch": (
+        ["train.batch_size=3", "train.tokens_per_batch=400"],
+        ["train.tokens_per_batch: got 400 and batch_size 3; allowed: one of the two"],
+    ),
+    "a batch without room": (
+        ["train.batch_size=null", "train.tokens_per_batch=20"],
+        ["train.tokens_per_batch: got 20; allowed: at least task.max_length (24)"],
+    ),
     "no bucket": (["train.bucket=0"], ["train.bucket: got 0; allowed: at least 1"]),
     "unknown label": (
         ["head={kind: label_words, words: {goood: fine}}"],
