@@ -23,6 +23,9 @@ class _Model(Spec):
     layout: Literal["padded", "packed"] | None = None
     """packed: one row in all, the prompt computed once for the batch. padded: one row an example;
     the same results, slower. Without it, packed for a causal LM, padded for an encoder-decoder."""
+    checkpointing: bool = False
+    """Keep only each block's input for the backward pass and compute the block again there: a
+    third more work, and much less memory for activations."""
 
 
 class HubModel(_Model):

@@ -3,10 +3,12 @@
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from accept_llm.backbones import Backbone, Layout
 from accept_llm.backbones.causal import CausalBackbone, CausalRoot
@@ -50,13 +52,22 @@ def choose_layout(info: ModelInfo, *, asked: Layout | None, longest: int) -> Lay
     return layout
 
 
-def load_whole(info: ModelInfo, *, dtype: str, layout: Layout, device: torch.device) -> Backbone:
+def load_whole(
+    info: ModelInfo,
+    *,
+    dtype: str,
+    layout: Layout,
+    device: torch.device,
+    checkpointing: bool = False,
+) -> Backbone:
     """The model on one device, through transformers' own loader."""
     loaded: Any = _auto_class(info).from_pretrained(
         info.folder, dtype=DTYPES[dtype], output_loading_info=True
     )
     lm, report = loaded
     _refuse_missing(lm, info, report["missing_keys"])  # transformers would draw them at random
+    if checkpointing:
+        checkpoint_blocks(lm)
     return _frozen(_root(lm, info).to(device), info, dtype=dtype, layout=layout)
 
 
@@ -67,6 +78,7 @@ def load_sharded(
     layout: Layout,
     device: torch.device,
     shard: Callable[[nn.Module, list[nn.Module]], None],
+    checkpointing: bool = False,
 ) -> Backbone:
     """Built without memory, cut up by `shard(root, parts)`, then filled: every rank reads
     only its own slices of the files."""
@@ -79,6 +91,8 @@ def load_sharded(
         lm = _auto_class(info).from_config(config, dtype=DTYPES[dtype])
     checkpoint = Checkpoint(info.files)
     _refuse_missing(lm, info, _tie(lm, checkpoint))
+    if checkpointing:
+        checkpoint_blocks(lm)
     root = _root(lm, info)
     root.requires_grad_(False)
     shard(root, _parts(lm))
@@ -88,6 +102,27 @@ def load_sharded(
         root.get_buffer(name).copy_(buffer)
     _fill(lm, info, checkpoint)
     return _frozen(root, info, dtype=dtype, layout=layout)
+
+
+def checkpoint_blocks(lm: Any) -> None:
+    """Lets each block keep only its input for the backward pass, and compute itself again there.
+
+    transformers' own checkpointing works in training mode only, where T5 would drop out.
+    """
+    for block in _blocks(lm):
+        block.forward = partial(_checkpointed, block.forward)
+
+
+def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+
+def _blocks(lm: Any) -> list[Any]:
+    """The repeated layers, by the class names that transformers declares."""
+    names = set(lm._no_split_modules or [])
+    return [module for module in lm.modules() if type(module).__name__ in names]
 
 
 def _auto_class(info: ModelInfo) -> Any:
@@ -133,14 +168,13 @@ def _tie(lm: Any, checkpoint: Checkpoint) -> set[str]:
 
 
 def _parts(lm: Any) -> list[nn.Module]:
-    """What is gathered by itself: the repeated layers, by the class names that transformers
-    declares, the embedding and the LM head. A tied pair stays with the root, in one group.
+    """What is gathered by itself: the repeated layers, the embedding and the LM head. A tied pair
+    stays with the root, in one group.
 
     T5's blocks list their attentions and their feed-forward part, which are gathered one by
     one: a decoder block of T5-XXL has 0.5 GB.
     """
-    names = set(lm._no_split_modules or [])
-    layers = [module for module in lm.modules() if type(module).__name__ in names]
+    layers = _blocks(lm)
     if lm.config.is_encoder_decoder:
         layers = [part for block in layers for part in block.layer]
     ends = [lm.get_input_embeddings(), lm.get_output_embeddings()]

@@ -38,7 +38,12 @@ class Fsdp2Engine:
 
     def load_backbone(self, spec: ModelSpec, info: ModelInfo, layout: Layout) -> Backbone:
         return load_sharded(
-            info, dtype=spec.dtype, layout=layout, device=self.device, shard=self._shard
+            info,
+            dtype=spec.dtype,
+            layout=layout,
+            checkpointing=spec.checkpointing,
+            device=self.device,
+            shard=self._shard,
         )
 
     def _shard(self, root: nn.Module, parts: list[nn.Module]) -> None:

@@ -23,7 +23,13 @@ class SingleEngine:
         )
 
     def load_backbone(self, spec: ModelSpec, info: ModelInfo, layout: Layout) -> Backbone:
-        return load_whole(info, dtype=spec.dtype, layout=layout, device=self.device)
+        return load_whole(
+            info,
+            dtype=spec.dtype,
+            layout=layout,
+            checkpointing=spec.checkpointing,
+            device=self.device,
+        )
 
     def sum_over_ranks(self, x: Tensor) -> Tensor:
         return x
