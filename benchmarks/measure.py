@@ -1,5 +1,6 @@
 """How it is measured: time by turns, memory of one step, and the machine it was on."""
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -92,10 +93,8 @@ def peak_of(side: Side, rows: Rows) -> int | None:
         return torch.cuda.max_memory_allocated() - base
     if platform.system() != "Linux":
         return None
-    try:
+    with contextlib.suppress(AttributeError):  # not glibc: what malloc keeps stays in the base
         ctypes.CDLL(None).malloc_trim(0)
-    except AttributeError:  # not the GNU C library: what it keeps stays in the base
-        pass
     Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back
     base = _status("VmRSS")
     side.step(inputs)
@@ -115,10 +114,17 @@ def _peak_in_child(source: Source, variant: Variant, rows: Rows, classes: int) -
     return peak_of(side, rows)
 
 
+# A clean server that has loaded the libraries: its forks need not.
+CHILDREN = get_context("forkserver")
+CHILDREN.set_forkserver_preload(
+    ["accept_llm.backbones.loading", "transformers.models.llama.modeling_llama", "peft"]
+)
+
+
 def peak_alone(source: Source, variant: Variant, batches: Batches, *, classes: int) -> int | None:
     """`peak_of` the variant's largest batch, in a process of its own."""
     rows = max(batches_for(variant, batches), key=variant.positions)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=CHILDREN) as pool:
         return pool.submit(_peak_in_child, source, variant, rows, classes).result()
 
 

@@ -6,6 +6,7 @@ what a careful user would write: padded on the right, its batches laid out befor
 starts, no cache, no LM head where no logits are read.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,7 +23,7 @@ from accept_llm.batches import Encoded, collate
 from accept_llm.budget import solve
 from accept_llm.heads import LinearHead
 from accept_llm.models import ModelInfo
-from accept_llm.prompts import build_prompt
+from accept_llm.prompts import build_prompt, sample_vocabulary
 from accept_llm.recipe import AcceptPrompt, PlainPrompt
 
 LENGTH, POSITIONS = 60, 256  # m and l of the paper
@@ -111,7 +112,7 @@ class Side:
 
 
 class Ours(Side):
-    """accept_llm, as its trainer calls it. `attention`: see `on_shared_model`."""
+    """accept_llm, as its trainer calls it."""
 
     def __init__(self, variant: Variant, backbone: Backbone, *, classes: int):
         d, m = backbone.hidden_size, variant.m
@@ -142,13 +143,14 @@ class Peft(Side):
         from peft import PromptTuningConfig, PromptTuningInit, get_peft_model
 
         self.lm, self.device = lm, next(lm.parameters()).device
-        # Random numbers: the other start wants a tokenizer's folder, and takes the same time.
         config = PromptTuningConfig(
             task_type="CAUSAL_LM" if variant.logits else "FEATURE_EXTRACTION",
             num_virtual_tokens=variant.m,
-            prompt_tuning_init=PromptTuningInit.RANDOM,
+            prompt_tuning_init=PromptTuningInit.SAMPLE_VOCAB,
         )
-        self.model: Any = get_peft_model(lm if variant.logits else lm.base_model, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by an old name
+            self.model: Any = get_peft_model(lm if variant.logits else lm.base_model, config)
         self.head = LinearHead(lm.config.hidden_size, classes, bias=False).to(self.device)
         self.classes = classes
         trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -166,17 +168,27 @@ class Peft(Side):
         last = self.variant.m + batch.lengths - 1
         return [x.to(self.device) for x in (ids, mask, last, batch.labels)]
 
-    def loss(self, inputs: Any) -> Tensor:
-        ids, mask, last, labels = inputs
+    def scores(self, inputs: Any) -> Tensor:
+        """(B, classes)."""
+        ids, mask, last, _ = inputs
         out = self.model(
             input_ids=ids, attention_mask=mask if self.variant.mask else None, use_cache=False
         )
         rows = torch.arange(len(ids), device=ids.device)
         if self.variant.logits:
-            scores = out.logits[rows, last][:, : self.classes].float()
-        else:
-            scores = self.head.scores(out.last_hidden_state[rows, last])
-        return F.cross_entropy(scores, labels)
+            return out.logits[rows, last][:, : self.classes].float()
+        return self.head.scores(out.last_hidden_state[rows, last])
+
+    def loss(self, inputs: Any) -> Tensor:
+        return F.cross_entropy(self.scores(inputs), inputs[-1])
+
+    @torch.no_grad()
+    def start_from_vocabulary(self, *, seed: int) -> None:
+        """Only common tokens, as Lester et al. recommend and accept_llm's plain prompt does."""
+        words = self.lm.get_input_embeddings().weight
+        draw = torch.Generator().manual_seed(seed)
+        ids = sample_vocabulary(self.variant.m, len(words), draw)
+        self.parameters[0].copy_(words[ids.to(words.device)])
 
 
 def _attend(lm: Any, implementation: str) -> None:
@@ -211,7 +223,9 @@ class Source:
         """The model as transformers loads it. Where torch has no fast bf16 product, PEFT gets
         accept_llm's faster gradient too: the layouts are compared, not a slow loop of torch."""
         from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         lm: Any = AutoModelForCausalLM.from_pretrained(self.info.folder, dtype=DTYPES[self.dtype])
         lm.requires_grad_(False).eval().to(self.device)
         if needs_fp32(self.device, DTYPES[self.dtype]):

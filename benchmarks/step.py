@@ -1,111 +1,125 @@
-"""Time of one training step: PEFT prompt tuning against accept_llm, padded and packed.
+"""Time and memory of one training step: accept_llm against PEFT's prompt tuning.
 
-    python -m benchmarks.step [--model FOLDER] [--batch 32] [--repeats 5]
+    python -m benchmarks.step [--task sst2] [--dtype fp32] [--only packed peft] [--repeats 3]
+    python -m benchmarks.step --scaling         how both grow, one axis at a time
+    python -m benchmarks.step --to-accuracy     time until a validation accuracy
 
-All sides have the same weights and the same texts, in fp32, and take turns in one run. Without
---model it is SmolLM2-135M of recipes/quickstart.yaml, with the quick-start reviews.
+The model is SmolLM2-135M as recipes/smollm2_sst2.yaml has it, or --model FOLDER. The batches are
+those of SST-2 (32 a batch) and BoolQ (16) in ACCEPT_DATA_DIR; without it, the quick-start reviews.
 """
 
 import argparse
+import json
+import os
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from accept_llm.backbones.causal import CausalBackbone, CausalRoot
-from accept_llm.batches import Batch, Encoder, collate
-from accept_llm.budget import solve
-from accept_llm.data import load_splits
 from accept_llm.models import fetch_model
-from accept_llm.prompts import build_prompt
-from accept_llm.recipe import AcceptPrompt, BuiltinTask, FolderModel, load_recipe
+from accept_llm.recipe import FolderModel, load_recipe
 
-LENGTH, POSITIONS = 60, 256  # m and l of the paper
-QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
-
-
-def accept_step(lm: Any, batch: Batch, layout: Any) -> Callable[[], None]:
-    """One forward and backward pass of ACCEPT (SCPP and SCAP)."""
-    backbone = CausalBackbone(CausalRoot(lm), config=lm.config, dtype=torch.float32, layout=layout)
-    spec = AcceptPrompt(kind="accept", length=LENGTH)
-    shape = solve(spec, hidden=backbone.hidden_size, positions=POSITIONS)
-    prompt = build_prompt(spec, shape, embed=backbone.embed, vocab_size=backbone.vocab_size, seed=0)
-
-    def step() -> None:
-        backbone(batch, prompt.compose(), reads="states").sum().backward()
-
-    return step
+RECIPE = Path(__file__).parent.parent / "recipes" / "smollm2_sst2.yaml"
+SIZES = {"sst2": 32, "boolq": 16, "quickstart": 32}
 
 
-def peft_step(lm: Any, batch: Batch, pad_to: int) -> Callable[[], None]:
-    """One forward and backward pass of PEFT's prompt tuning, right-padded to `pad_to`."""
-    from peft import PromptTuningConfig, get_peft_model
+def parser() -> argparse.ArgumentParser:
+    from benchmarks.sides import VARIANTS
+    from benchmarks.tables import RESULTS
 
-    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=LENGTH)
-    model = get_peft_model(lm, config)
-    rows = batch.tokens.split(batch.lengths.tolist())
-    ids = torch.zeros(len(batch), pad_to, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)], mask[i, : len(row)] = row, 1
-    last = LENGTH + batch.lengths - 1
-
-    def step() -> None:
-        # The states of the last layer, not logits of every position: PEFT at its best.
-        out = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, logits_to_keep=1)
-        out.hidden_states[-1][torch.arange(len(ids)), last].sum().backward()
-
-    return step
-
-
-def measure(steps: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, taking turns; the first turn is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(repeats + 1):
-        for name, step in steps.items():
-            began = time.perf_counter()
-            step()
-            if turn:
-                times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def main() -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", help="a model folder")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
-    recipe, _ = load_recipe(QUICKSTART)
-    model = FolderModel(kind="folder", path=args.model) if args.model else recipe.model
-    folder = fetch_model(model).folder
-    task = BuiltinTask(kind="quickstart", max_length=POSITIONS)
-    splits = load_splits(task, seed=0)
-    encode = Encoder(AutoTokenizer.from_pretrained(folder), splits.task, task)
-    batch = collate(encode(splits.train[: args.batch]))
-
-    def fresh() -> Any:
-        lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        return lm.requires_grad_(False).eval()
-
-    seconds = measure(
-        {
-            "PEFT, padded to the longest": peft_step(fresh(), batch, int(batch.lengths.max())),
-            "accept_llm, padded": accept_step(fresh(), batch, "padded"),
-            "accept_llm, packed": accept_step(fresh(), batch, "packed"),
-        },
-        args.repeats,
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    slowest = seconds["PEFT, padded to the longest"]
-    print(f"{folder.name}: batch {len(batch)}, {int(batch.lengths.sum())} tokens, m = {LENGTH}\n")
-    print("| layout | median seconds a step | times PEFT's speed |\n|---|---|---|")
-    for name, value in seconds.items():
-        print(f"| {name} | {value:.2f} | {slowest / value:.2f} |")
+    made.add_argument("--model", help="a model folder")
+    made.add_argument("--task", choices=sorted(SIZES), help="only this one")
+    made.add_argument("--dtype", choices=["fp32", "bf16"], help="the recipe's without it")
+    made.add_argument("--batch", type=int, help="examples a batch")
+    made.add_argument("--batches", type=int, default=3, help="how many different batches")
+    made.add_argument("--repeats", type=int, default=3, help="of every batch")
+    made.add_argument("--only", nargs="+", choices=[v.key for v in VARIANTS], help="these variants")
+    made.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    made.add_argument("--scaling", action="store_true")
+    made.add_argument("--to-accuracy", action="store_true")
+    made.add_argument("--steps", type=int, default=400, help="of --to-accuracy")
+    made.add_argument("--eval-every", type=int, default=50, help="of --to-accuracy")
+    made.add_argument("--target", type=float, help="of --to-accuracy; else PEFT's best")
+    return made
+
+
+def one_task(args: argparse.Namespace, task: str, info: Any, dtype: str) -> tuple[dict, str]:
+    """The comparison on a task's real batches, as data and as text."""
+    import torch
+
+    from accept_llm.backbones.loading import DTYPES
+    from benchmarks.compute import linear_shapes, matmul_rate, share_of_ceiling
+    from benchmarks.measure import MEMORY, compare, load_line, machine, tokens_of
+    from benchmarks.sides import VARIANTS, Source
+    from benchmarks.tables import VARIANTS as COLUMNS
+    from benchmarks.tables import rate_lines, table
+    from benchmarks.texts import real
+
+    source, began = Source(info, dtype), machine()
+    size = args.batch or SIZES[task]
+    batches, classes = real(task, info.folder, size=size, count=args.batches)
+    variants = [v for v in VARIANTS if args.only is None or v.key in args.only]
+    lines = compare(
+        source, variants, batches, classes=classes, repeats=args.repeats, say=lambda t: print(t)
+    )
+    lengths = [len(row.tokens) for rows in batches for row in rows]
+    data = {
+        **{"task": task, "model": info.folder.name, "dtype": dtype, "batch": size},
+        **{"tokens_a_batch": tokens_of(batches) / len(batches), "longest": max(lengths)},
+        **{"batches": len(batches), "repeats": args.repeats, "variants": lines},
+        **{"memory_is": MEMORY[source.device.type], "before": began, "after": machine()},
+    }
+    text = (
+        f"## {task}: {len(batches)} batches of {size} ({statistics.mean(lengths):.1f} tokens each "
+        f"in the mean, {max(lengths)} at most), {info.folder.name}, {dtype}\n\n"
+        f"{table(COLUMNS, lines)}\nMedian of {args.repeats}, mean over the batches. "
+        f"{load_line().capitalize()} ({began['cores']} cores, {began['threads']} threads).\n"
+    )
+    packed = next((line for line in lines if line["key"] == "packed" and "seconds" in line), None)
+    if packed:
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(info.folder)
+        where = {"dtype": DTYPES[dtype], "device": source.device, "repeats": args.repeats}
+        with torch.no_grad():
+            rate = matmul_rate(linear_shapes(config), round(packed["positions"]), **where)
+        m = next(v.m for v in variants if v.key == "packed")
+        share = share_of_ceiling(config, batches, m, packed["seconds"], rate)
+        data |= {"matmul_rate": rate, "packed_step": share}
+        text += "\n" + rate_lines(rate, share)
+    return data, text
+
+
+def compare_steps(args: argparse.Namespace, info: Any, dtype: str) -> None:
+    from benchmarks.tables import save
+
+    has_data = bool(os.environ.get("ACCEPT_DATA_DIR"))
+    tasks = [args.task] if args.task else ["sst2", "boolq"] if has_data else ["quickstart"]
+    found = [one_task(args, task, info, dtype) for task in tasks]
+    data = {"tasks": [data for data, _ in found]}
+    json.dumps(data)  # a mistake shows before anything is written
+    save("step", data, "\n".join(text for _, text in found), out=args.out)
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    args = parser().parse_args(given)
+    spec = load_recipe(RECIPE)[0].model
+    if args.model:
+        spec = FolderModel(kind="folder", path=args.model, dtype=spec.dtype)
+    dtype = args.dtype or spec.dtype
+    if args.scaling:
+        from benchmarks.scaling import scaling
+
+        scaling(dtype, repeats=args.repeats, out=args.out)
+    elif args.to_accuracy:
+        from benchmarks.accuracy import to_accuracy
+
+        to_accuracy(args)
+    else:
+        compare_steps(args, fetch_model(spec), dtype)
 
 
 if __name__ == "__main__":

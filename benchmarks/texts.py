@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,18 @@ from accept_llm.recipe import BuiltinTask
 Batches = list[list[Encoded]]
 
 
+def tokenizer_of(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
 def real(task: str, folder: Path, *, size: int, count: int) -> tuple[Batches, int]:
     """`count` batches of `size` training examples, drawn as the trainer draws them, and how many
     classes the task has."""
-    from transformers import AutoTokenizer
-
     spec = BuiltinTask.model_validate({"kind": task, "max_length": 256})
     splits = load_splits(spec, seed=0)
-    encode = Encoder(AutoTokenizer.from_pretrained(folder), splits.task, spec)
+    encode = Encoder(tokenizer_of(folder), splits.task, spec)
     none = [0] * len(splits.train)  # lengths matter only where batches are bucketed
     drawn = [batch_rows(none, step=i, batch_size=size, seed=0) for i in range(count)]
     return [encode([splits.train[i] for i in rows]) for rows in drawn], len(splits.task.labels)
@@ -45,4 +50,4 @@ def ordered(batches: Batches) -> Batches:
     """The same examples, sorted by length and cut again: batches with little padding."""
     rows: list[Any] = sorted((row for rows in batches for row in rows), key=lambda r: len(r.tokens))
     cuts = [sum(map(len, batches[:i])) for i in range(len(batches) + 1)]
-    return [rows[a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [rows[a:b] for a, b in pairwise(cuts)]
