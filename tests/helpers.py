@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -110,15 +111,25 @@ def start(path: Path, *overrides: str, resume: bool = False) -> BaseProcess:
     return process
 
 
-def start_ranks(path: Path, *overrides: str, count: int, resume: bool = False) -> list[BaseProcess]:
-    """FSDP2 ranks on the CPU, as torchrun would start them."""
+def start_ranks(
+    path: Path,
+    *overrides: str,
+    count: int,
+    resume: bool = False,
+    target: Callable[..., None] | None = None,
+    arguments: tuple[Any, ...] = (),
+) -> list[BaseProcess]:
+    """FSDP2 ranks on the CPU, as torchrun would start them; or `target`, with the recipe, the
+    arguments and the rank's environment."""
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     ranks = []
     for rank in range(count):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
         own |= address | {"ACCELERATE_USE_CPU": "true"}
-        arguments = ("fsdp2", str(path), list(overrides), resume, own)
-        ranks.append(FORKSERVER.Process(target=run_recipe, args=arguments))
+        given: tuple[Any, ...] = (str(path), *arguments, own)
+        if target is None:
+            given = ("fsdp2", str(path), list(overrides), resume, own)
+        ranks.append(FORKSERVER.Process(target=target or run_recipe, args=given))
         ranks[-1].start()
     return ranks
 

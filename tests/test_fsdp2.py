@@ -165,6 +165,49 @@ def test_sigterm_of_one_rank_stops_both(recipe, one_process):
     assert_parity(folder, one_process, ranks=2)
 
 
+def gather_in_a_step(path: str, out: str, rank: dict) -> None:
+    """One rank: how many numbers each all-gather of a forward and a backward pass brings."""
+    os.environ |= rank
+    from accept_llm.batches import collate
+    from accept_llm.data import load_splits
+    from accept_llm.engines.fsdp2 import Fsdp2Engine, OneBuffer
+    from accept_llm.recipe import read_recipe
+    from accept_llm.run import load
+
+    torch.set_num_threads(1)
+    sizes: list[int] = []
+    real = OneBuffer.__call__
+
+    def counted(self, output_tensor, *args, **kwargs):
+        sizes.append(output_tensor.numel())
+        return real(self, output_tensor, *args, **kwargs)
+
+    OneBuffer.__call__ = counted
+    recipe, engine = read_recipe(Path(path)), Fsdp2Engine()
+    splits = load_splits(recipe.task, seed=0)
+    loaded = load(recipe, splits.task, engine)
+    batch = collate(loaded.encode(splits.train[:4]))
+    sizes.clear()
+    prompt = loaded.model.prompt.compose()
+    losses = loaded.model.head.losses(loaded.model.backbone, batch, prompt)
+    forward = len(sizes)
+    losses.sum().backward()
+    if engine.rank == 0:
+        Path(out).write_text(json.dumps([sizes[:forward], sizes[forward:]]))
+    engine.close()
+
+
+def test_a_layer_is_gathered_once_forward_and_once_backward(recipe, tiny_llama):
+    out = recipe.parent / "gathers.json"
+    finish(*start_ranks(recipe, count=2, target=gather_in_a_step, arguments=(str(out),)))
+    forward, backward = json.loads(out.read_text())
+    lm = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    layer = sum(p.numel() for p in lm.model.layers[0].parameters())
+    norm, embedding = lm.model.norm.weight.numel(), lm.model.embed_tokens.weight.numel()
+    assert sorted(forward) == sorted([norm, embedding, layer, layer])
+    assert sorted(backward) == sorted([norm, layer, layer])
+
+
 @pytest.mark.slow
 def test_sigterm_to_accelerate_reaches_the_ranks(recipe):
     """accelerate itself dies of it at once; torchrun below it passes it on."""

@@ -78,3 +78,32 @@ def test_an_evaluation_computes_the_prompt_once(lm, monkeypatch):
         for states, batch in zip(found, batches, strict=True):
             close(states, alone(lm, batch, prompt))
     assert [row.get("prefix") is not None for row in rows] == [True, False, False, False] * 2
+
+
+def waiting(lm, tokens: int) -> int:
+    """Bytes that wait for the backward pass of a batch of so many tokens, 256 or fewer each."""
+    draw = torch.Generator().manual_seed(2)
+    lengths = [256 - i % 200 for i in range(1000)]
+    count = next(n for n in range(1000) if sum(lengths[:n]) >= tokens)
+    rows = [torch.randint(3, 90, (n,), generator=draw).tolist() for n in lengths[:count]]
+    batch = collate([Encoded(str(i), tuple(row), 0) for i, row in enumerate(rows)])
+    prompt = Composed(
+        torch.randn(M, WIDTH, generator=draw).requires_grad_(),
+        torch.randn(256, WIDTH, generator=draw).requires_grad_(),
+    )
+    kept: dict[int, int] = {}
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        states = wrap(lm, "packed")(batch, prompt, reads="states")
+    del states
+    return sum(kept.values())
+
+
+def test_memory_is_linear_in_the_tokens(lm):
+    """A mask of the row would have four times the bytes for twice the tokens."""
+    once, twice = waiting(lm, 4_000), waiting(lm, 8_000)
+    assert 1.5 < twice / once < 2.2

@@ -147,6 +147,18 @@ def test_steps_equal_a_loop_by_hand(tmp_path, tiny_llama, layout):
     assert max(norms) > STRONG["clip_norm"], "clipping was not exercised"
 
 
+def test_the_layout_changes_nothing_in_50_steps(tmp_path, tiny_llama):
+    traces = []
+    for layout in "packed", "padded":
+        home = tmp_path / layout
+        home.mkdir()
+        trainer = trainer_of(recipe_of(home, tiny_llama, layout=layout, steps=50, warmup_steps=5))
+        trainer.run()
+        traces.append([v["loss"] for v in trainer.log.steps])
+    assert len(traces[0]) == 50
+    assert traces[0] == pytest.approx(traces[1], rel=1e-4)
+
+
 @pytest.mark.parametrize("size", [1, 3])
 def test_accumulation_changes_nothing(tmp_path, tiny_llama, size):
     whole = trainer_of(recipe_of(tmp_path, tiny_llama, steps=4, **STRONG))
