@@ -5,6 +5,7 @@ knows no layout (padding or packing is the backbone's business) and no model.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from accept_llm.recipe import TaskSpec, Train
 from accept_llm.recipe_errors import RecipeError
 from accept_llm.tasks import Example, Task
 from accept_llm.tasks.base import Label
+from accept_llm.token_cache import Rows, remembered
 
 IGNORED = -100  # pads answers, as everywhere in transformers
 CHUNK = 1000  # texts in one call of the tokenizer
@@ -76,7 +78,8 @@ class Encoder:
     An example that is too long loses tokens from its values only, the longest value first,
     so that a second text is never cut away and the leads and the question always stay. Values
     that the task keeps (the question of a QA task) are cut only where nothing else is left.
-    `answer_of` gives the tokens to say for a label; without it, there are none.
+    `answer_of` gives the tokens to say for a label; without it, there are none. `cache` is a
+    folder that remembers long data sets, and the tokenizer's hash.
     """
 
     def __init__(
@@ -86,36 +89,50 @@ class Encoder:
         spec: TaskSpec,
         *,
         answer_of: Callable[[Label], tuple[int, ...]] | None = None,
+        cache: tuple[Path, str] | None = None,
     ):
         self.tokenizer, self.task, self.max_length = tokenizer, task, spec.max_length
         asks = spec.cue if isinstance(spec.cue, str) else task.question
         self.question = f" {asks}" if spec.cue else ""
-        self.answer_of = answer_of
+        self.answer_of, self.cache = answer_of, cache
         # MultiRC asks some sixty times about one paragraph.
         self._ends = lru_cache(maxsize=1000)(self._find_ends)
         self._frame = lru_cache(maxsize=1000)(self._count_frame)
 
     def __call__(self, examples: Sequence[Example]) -> list[Encoded]:
         """In the order of the examples."""
-        found: list[Encoded] = []
+        if self.cache is None:
+            rows = self._rows(examples)
+        else:
+            folder, tokenizer = self.cache
+            settings = (tokenizer, self.max_length, self.question, self.task.kept)
+            rows = remembered(folder, settings, examples, lambda: self._rows(examples))
+        return [
+            Encoded(
+                id=example.id,
+                tokens=tuple(tokens),
+                label=example.label,
+                answer=self.answer_of(example.label) if self.answer_of else (),
+                lost=lost,
+            )
+            for example, (tokens, lost) in zip(examples, rows, strict=True)
+        ]
+
+    def _rows(self, examples: Sequence[Example]) -> Rows:
+        found: Rows = []
         for start in range(0, len(examples), CHUNK):
             part = examples[start : start + CHUNK]
             texts = [self.text([value for _, value in e.parts], e) for e in part]
             ids = self.tokenizer(texts)["input_ids"]
-            found += [self._encoded(e, tokens) for e, tokens in zip(part, ids, strict=True)]
+            found += [self._fitted(e, tokens) for e, tokens in zip(part, ids, strict=True)]
         return found
 
-    def _encoded(self, example: Example, tokens: list[int]) -> Encoded:
-        values, kept = [value for _, value in example.parts], None
-        if len(tokens) > self.max_length:
-            kept, tokens = self._truncated(example)
-        return Encoded(
-            id=example.id,
-            tokens=tuple(tokens),
-            label=example.label,
-            answer=self.answer_of(example.label) if self.answer_of else (),
-            lost=kept is not None and is_lost(example.label, values, kept),
-        )
+    def _fitted(self, example: Example, tokens: list[int]) -> tuple[list[int], bool]:
+        """Tokens that are few enough, and whether the answer went with the others."""
+        if len(tokens) <= self.max_length:
+            return tokens, False
+        kept, tokens = self._truncated(example)
+        return tokens, is_lost(example.label, [value for _, value in example.parts], kept)
 
     def text(self, values: Sequence[str], example: Example) -> str:
         leads = (lead for lead, _ in example.parts)

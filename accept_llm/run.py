@@ -19,7 +19,7 @@ from accept_llm.batches import Encoded, Encoder
 from accept_llm.engines import Engine, open_engine
 from accept_llm.evaluate import Model, Prediction, predict, score
 from accept_llm.heads import Generate, Head, answers_of, build_head
-from accept_llm.models import ModelInfo, fetch_model
+from accept_llm.models import ModelInfo, cache_dir, fetch_model
 from accept_llm.preflight import RECIPE_FILE, Checked, prompt_shape
 from accept_llm.prompts import build_prompt
 from accept_llm.recipe import Recipe, dump_recipe
@@ -98,7 +98,9 @@ def load(recipe: Recipe, task: Task, engine: Engine, *, adapter: Path | None = N
     device = engine.device
     model = Model(engine, backbone, prompt.to(device), head.to(device), tokenizer)
     answer_of = answers_of(head, tokenizer, encoder_decoder=seq2seq)
-    return Loaded(model, info, Encoder(tokenizer, task, recipe.task, answer_of=answer_of))
+    cache = (cache_dir() / "tokens", tokenizer_hash(info.folder))
+    encode = Encoder(tokenizer, task, recipe.task, answer_of=answer_of, cache=cache)
+    return Loaded(model, info, encode)
 
 
 def train(checked: Checked, *, engine_kind: str, resume: bool, say: Callable[[str], None]) -> None:

@@ -161,6 +161,33 @@ def test_many_rows_are_encoded_as_each_alone(tokenizer, monkeypatch):
     assert encoder(tokenizer, 30)(rows) == [one(row) for row in rows]
 
 
+def test_long_sets_are_tokenised_once(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("accept_llm.token_cache.LEAST", 3)
+    context = "the lamp " + " ".join(f"soup {i}" for i in range(200))
+    rows = [answer_row(context[: 100 * i], "soup 30") for i in range(1, 9)]
+    want = Encoder(tokenizer, TASKS["squad"], QA)(rows)
+    assert len({row.lost for row in want}) == 2
+    calls = []
+    first = Encoder(tokenizer, TASKS["squad"], QA, cache=(tmp_path, "hash"))
+    assert first(rows) == want
+    [file] = tmp_path.iterdir()
+    again = Encoder(None, TASKS["squad"], QA, cache=(tmp_path, "hash"))
+    assert again(rows) == want  # without a tokenizer
+    for other in (
+        Encoder(calls.append, TASKS["squad"], QA, cache=(tmp_path, "another hash")),
+        Encoder(
+            *(calls.append, TASKS["squad"], QA.model_copy(update={"max_length": 121})),
+            cache=(tmp_path, "hash"),
+        ),
+    ):
+        with pytest.raises(TypeError):
+            other(rows)
+    file.write_bytes(file.read_bytes()[:200])  # cut short: it is made again
+    assert first(rows) == want
+    assert first(rows[:2]) == want[:2]
+    assert list(tmp_path.iterdir()) == [file]
+
+
 @PROPERTY
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=4), st.integers(4, 120))
 def test_share_cuts_the_largest(counts, room):

@@ -9,6 +9,7 @@ import torch
 
 from accept_llm.models import fetch_model
 from accept_llm.recipe import FolderModel
+from accept_llm.results import RunLog
 from benchmarks import accuracy, gpu, scaling, step
 from benchmarks.compute import linear_shapes, step_flops
 from benchmarks.measure import results, seconds_of
@@ -81,6 +82,19 @@ def test_what_ran_out_of_memory_has_no_numbers() -> None:
     assert "seconds" not in line[0]
 
 
+def test_a_ratio_to_what_failed_is_not_known() -> None:
+    given = [PACKED, OTHERS[1]]
+    _, second = results(
+        given,
+        [drawn([4], vocab_size=9)],
+        {"peft": [[1.0]]},
+        peaks={"peft": None},
+        failed={"packed": "out of memory"},
+    )
+    assert second["seconds"] == 1.0
+    assert second["times_first"] is second["peak_times_first"] is None
+
+
 def test_ordered_batches_hold_the_same_examples() -> None:
     batches = [drawn([9, 2, 5], vocab_size=9), drawn([1, 7], vocab_size=9)]
     lengths = [[len(row.tokens) for row in rows] for rows in ordered(batches)]
@@ -119,11 +133,23 @@ def test_time_until_a_score() -> None:
     assert "| PEFT | 0.800 | 1 | 10 | - |" in accuracy.text_of(never, "x")
 
 
-def test_both_trainings_print_an_evaluation_alike() -> None:
-    """The clock of --to-accuracy reads what `accept-llm train` prints."""
-    found = accuracy.EVALUATION.search("step 50/400  validation: accuracy 0.8750, loss 0.3")
+def test_the_clock_reads_what_a_run_prints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = RunLog(tmp_path, steps=400, log_every=10, writes=True)
+    log.evaluation(50, {"accuracy": 0.875, "loss": 0.3}, better=True)
+    found = accuracy.EVALUATION.search(capsys.readouterr().out)
     assert found
     assert found.groups() == ("50", "0.8750")
+
+
+def test_peft_trains_the_recipe(tiny_llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = ["model.kind=folder", f"model.path={tiny_llama}"]
+    task = ["task.kind=quickstart", "task.train_limit=20", "task.validation_limit=8"]
+    train = ["train.steps=3", "train.eval_every=2", "train.batch_size=4", "train.warmup_steps=1"]
+    accuracy.train_peft(str(step.RECIPE), [*model, *task, *train])
+    found = accuracy.EVALUATION.findall(capsys.readouterr().out)
+    assert [number for number, _ in found] == ["2", "3"]
 
 
 # --- the programs -----------------------------------------------------------------------
@@ -148,7 +174,7 @@ def test_step(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert peft["times_first"] == pytest.approx(peft["seconds"] / packed["seconds"])
     assert packed["positions"] < peft["positions"]
     assert packed["peak_bytes"] > 0
-    assert 0 < task["packed_step"]["share"]
+    assert task["packed_step"]["share"] > 0
     assert len(task["before"]["load"]) == 3
 
 

@@ -21,7 +21,7 @@ LAYERS = [
     ["recipe_parts", "recipe_prompt"],
     ["recipe"],
     ["tasks"],
-    ["data", "inputs"],
+    ["data", "inputs", "token_cache"],
     ["show"],
     ["models", "model_files", "gguf_convert", "gguf_header"],
     ["adapter_card", "budget"],
