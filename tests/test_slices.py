@@ -210,8 +210,8 @@ def load_on_a_rank(folders: list[Path], out: Path, environment: dict[str, str]) 
     engine = Fsdp2Engine()
     found = {}
     for folder in folders:
-        spec = FolderModel(kind="folder", path=str(folder), dtype="fp32", layout="padded")
-        root = engine.load_backbone(spec, info_of(folder)).module
+        spec = FolderModel(kind="folder", path=str(folder), dtype="fp32")
+        root = engine.load_backbone(spec, info_of(folder), "padded").module
         found[folder.name] = facts(root)
         if folder.name.startswith("tiny_llama"):
             found["gathers"] = count_gathers(root)
