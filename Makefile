@@ -59,8 +59,8 @@ format: $(DEV)  ## let the linter and the formatter repair what they can
 	$(BIN)/ruff check --fix $(CHECKED)
 	$(BIN)/ruff format $(CHECKED)
 
-bench: $(DEV)  ## time one training step on this machine
-	$(BIN)/python -m benchmarks.step
+bench: $(DEV)  ## time and memory of a training step against PEFT (ARGS='--task sst2 --only packed peft')
+	$(BIN)/python -m benchmarks.step $(ARGS)
 
 wheel: $(DEV)  ## build dist/accept_llm-*.whl
 	$(BIN)/pip wheel -q . --no-deps -w dist

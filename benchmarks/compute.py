@@ -41,6 +41,7 @@ def step_flops(config: Any, rows: Rows, m: int) -> int:
     return 2 * 2 * tokens * linear + 3 * attention
 
 
+@torch.no_grad()
 def matmul_rate(
     shapes: Shapes, tokens: int, *, dtype: torch.dtype, device: torch.device, repeats: int
 ) -> dict[str, Any]:

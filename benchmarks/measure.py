@@ -108,8 +108,7 @@ def _status(field: str) -> int:
 
 def _peak_in_child(source: Source, variant: Variant, rows: Rows, classes: int) -> int | None:
     side = source.side(variant, classes=classes)
-    lm = side.lm if hasattr(side, "lm") else side.backbone.module  # type: ignore[attr-defined]
-    for weight in lm.parameters():
+    for weight in side.lm.parameters():
         weight.sum()  # a mapped file is resident only once it was read
     return peak_of(side, rows)
 
@@ -142,28 +141,34 @@ def results(
     """A mapping for each variant; ratios are to the first one, of medians."""
     found: list[dict[str, Any]] = []
     for variant in variants:
-        line = {"key": variant.key, "variant": variant.name, "computes": variant.computes}
+        line: dict[str, Any] = {
+            "key": variant.key,
+            "variant": variant.name,
+            "computes": variant.computes,
+        }
         if variant.key in failed:
             found.append(line | {"failed": failed[variant.key]})
             continue
         mine = batches_for(variant, batches)
-        seconds = seconds_of(times[variant.key])
-        first, peak = found[0] if found else {}, peaks.get(variant.key)
-        base = first.get("peak_bytes", peak)
-        found.append(
-            {
-                **line,
-                "positions": statistics.mean(variant.positions(rows) for rows in mine),
-                "seconds": seconds,
-                "times_first": seconds / first.get("seconds", seconds),
-                "examples_per_second": statistics.mean(map(len, mine)) / seconds,
-                "tokens_per_second": tokens_of(mine) / len(mine) / seconds,
-                "peak_bytes": peak,
-                "peak_times_first": peak / base if peak and base else None,
-                "all_seconds": times[variant.key],
-            }
-        )
+        seconds, peak = seconds_of(times[variant.key]), peaks.get(variant.key)
+        line |= {
+            "positions": statistics.mean(variant.positions(rows) for rows in mine),
+            "seconds": seconds,
+            "examples_per_second": statistics.mean(map(len, mine)) / seconds,
+            "tokens_per_second": tokens_of(mine) / len(mine) / seconds,
+            "peak_bytes": peak,
+            "all_seconds": times[variant.key],
+        }
+        first = found[0] if found else line
+        line["times_first"] = _ratio(seconds, first.get("seconds"))
+        line["peak_times_first"] = _ratio(peak, first.get("peak_bytes"))
+        found.append(line)
     return found
+
+
+def _ratio(value: float | None, base: float | None) -> float | None:
+    """None where either was not measured."""
+    return value / base if value is not None and base else None
 
 
 def tokens_of(batches: Batches) -> int:

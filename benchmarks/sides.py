@@ -87,7 +87,9 @@ VARIANTS = (
 
 
 class Side:
-    """A variant on a model. `parameters` are those of the prompt, then the head's."""
+    """A variant on the model `lm`. `parameters` are those of the prompt, then the head's."""
+
+    lm: Any
 
     def __init__(self, variant: Variant, parameters: Sequence[nn.Parameter]):
         self.variant, self.parameters = variant, list(parameters)
@@ -120,16 +122,19 @@ class Ours(Side):
         if variant.method == "accept":
             spec = AcceptPrompt(kind="accept", length=m, budget=round(m / SHARE))
         shape = solve(spec, hidden=d, positions=POSITIONS)
-        vocabulary = {"embed": backbone.embed, "vocab_size": backbone.vocab_size}
-        self.device = next(backbone.module.parameters()).device
-        self.backbone = backbone
-        self.prompt = build_prompt(spec, shape, **vocabulary, seed=0).to(self.device)
+        root: Any = backbone.module
+        self.lm, self.backbone = root.lm, backbone
+        self.device = next(root.parameters()).device
+        prompt = build_prompt(
+            spec, shape, embed=backbone.embed, vocab_size=backbone.vocab_size, seed=0
+        )
+        self.prompt = prompt.to(self.device)
         self.head = LinearHead(d, classes, bias=False).to(self.device)
-        self.attention = backbone.module.lm.config._attn_implementation  # type: ignore[union-attr]
+        self.attention: str = self.lm.config._attn_implementation
         super().__init__(variant, [*self.prompt.parameters(), *self.head.parameters()])
 
     def prepare(self, rows: Rows) -> Any:
-        _attend(self.backbone.module.lm, self.attention)
+        _attend(self.lm, self.attention)
         return collate(rows).to(self.device)
 
     def loss(self, inputs: Any) -> Tensor:

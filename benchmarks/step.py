@@ -9,24 +9,31 @@ those of SST-2 (32 a batch) and BoolQ (16) in ACCEPT_DATA_DIR; without it, the q
 """
 
 import argparse
-import json
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from accept_llm.models import fetch_model
+from transformers import AutoConfig
+
+from accept_llm.backbones.loading import DTYPES
+from accept_llm.models import ModelInfo, fetch_model
 from accept_llm.recipe import FolderModel, load_recipe
+from benchmarks.accuracy import to_accuracy
+from benchmarks.compute import linear_shapes, matmul_rate, share_of_ceiling
+from benchmarks.measure import MEMORY, compare, load_line, machine, tokens_of
+from benchmarks.scaling import scaling
+from benchmarks.sides import VARIANTS, Source
+from benchmarks.tables import RESULTS, rate_lines, save, table
+from benchmarks.tables import VARIANTS as COLUMNS
+from benchmarks.texts import Batches, real
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "smollm2_sst2.yaml"
 SIZES = {"sst2": 32, "boolq": 16, "quickstart": 32}
 
 
 def parser() -> argparse.ArgumentParser:
-    from benchmarks.sides import VARIANTS
-    from benchmarks.tables import RESULTS
-
     made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -46,25 +53,13 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def one_task(args: argparse.Namespace, task: str, info: Any, dtype: str) -> tuple[dict, str]:
+def one_task(args: argparse.Namespace, task: str, info: ModelInfo, dtype: str) -> tuple[dict, str]:
     """The comparison on a task's real batches, as data and as text."""
-    import torch
-
-    from accept_llm.backbones.loading import DTYPES
-    from benchmarks.compute import linear_shapes, matmul_rate, share_of_ceiling
-    from benchmarks.measure import MEMORY, compare, load_line, machine, tokens_of
-    from benchmarks.sides import VARIANTS, Source
-    from benchmarks.tables import VARIANTS as COLUMNS
-    from benchmarks.tables import rate_lines, table
-    from benchmarks.texts import real
-
     source, began = Source(info, dtype), machine()
     size = args.batch or SIZES[task]
     batches, classes = real(task, info.folder, size=size, count=args.batches)
     variants = [v for v in VARIANTS if args.only is None or v.key in args.only]
-    lines = compare(
-        source, variants, batches, classes=classes, repeats=args.repeats, say=lambda t: print(t)
-    )
+    lines = compare(source, variants, batches, classes=classes, repeats=args.repeats, say=print)
     lengths = [len(row.tokens) for rows in batches for row in rows]
     data = {
         **{"task": task, "model": info.folder.name, "dtype": dtype, "batch": size},
@@ -78,29 +73,33 @@ def one_task(args: argparse.Namespace, task: str, info: Any, dtype: str) -> tupl
         f"{table(COLUMNS, lines)}\nMedian of {args.repeats}, mean over the batches. "
         f"{load_line().capitalize()} ({began['cores']} cores, {began['threads']} threads).\n"
     )
-    packed = next((line for line in lines if line["key"] == "packed" and "seconds" in line), None)
-    if packed:
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(info.folder)
-        where = {"dtype": DTYPES[dtype], "device": source.device, "repeats": args.repeats}
-        with torch.no_grad():
-            rate = matmul_rate(linear_shapes(config), round(packed["positions"]), **where)
-        m = next(v.m for v in variants if v.key == "packed")
-        share = share_of_ceiling(config, batches, m, packed["seconds"], rate)
-        data |= {"matmul_rate": rate, "packed_step": share}
-        text += "\n" + rate_lines(rate, share)
+    if lines[0]["key"] == "packed" and "seconds" in lines[0]:
+        share, more = ceiling(source, batches, lines[0], repeats=args.repeats)
+        return data | share, f"{text}\n{more}"
     return data, text
 
 
-def compare_steps(args: argparse.Namespace, info: Any, dtype: str) -> None:
-    from benchmarks.tables import save
+def ceiling(
+    source: Source, batches: Batches, packed: Mapping[str, Any], *, repeats: int
+) -> tuple[dict[str, Any], str]:
+    """What the packed step does of the machine's matmul rate, as data and as text."""
+    config = AutoConfig.from_pretrained(source.info.folder)
+    rate = matmul_rate(
+        linear_shapes(config),
+        round(packed["positions"]),
+        dtype=DTYPES[source.dtype],
+        device=source.device,
+        repeats=repeats,
+    )
+    share = share_of_ceiling(config, batches, VARIANTS[0].m, packed["seconds"], rate)
+    return {"matmul_rate": rate, "packed_step": share}, rate_lines(rate, share)
 
+
+def compare_steps(args: argparse.Namespace, info: ModelInfo, dtype: str) -> None:
     has_data = bool(os.environ.get("ACCEPT_DATA_DIR"))
     tasks = [args.task] if args.task else ["sst2", "boolq"] if has_data else ["quickstart"]
     found = [one_task(args, task, info, dtype) for task in tasks]
     data = {"tasks": [data for data, _ in found]}
-    json.dumps(data)  # a mistake shows before anything is written
     save("step", data, "\n".join(text for _, text in found), out=args.out)
 
 
@@ -111,13 +110,9 @@ def main(given: Sequence[str] | None = None) -> None:
         spec = FolderModel(kind="folder", path=args.model, dtype=spec.dtype)
     dtype = args.dtype or spec.dtype
     if args.scaling:
-        from benchmarks.scaling import scaling
-
         scaling(dtype, repeats=args.repeats, out=args.out)
     elif args.to_accuracy:
-        from benchmarks.accuracy import to_accuracy
-
-        to_accuracy(args)
+        to_accuracy(args, RECIPE)
     else:
         compare_steps(args, fetch_model(spec), dtype)
 
