@@ -1,5 +1,6 @@
 """The table of the tasks, and a task's first examples as a person sees them."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,10 +99,11 @@ def test_validation_rows_where_there_are_no_others(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("by", ["folder", "name", "nothing"])
 def test_tokens_of_a_local_tokenizer(
-    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, by: str
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
     from transformers import AutoTokenizer
 
+    tiny_llama = shutil.copytree(tiny_llama, tmp_path / "models/tiny_llama")
     if by != "folder":
         monkeypatch.setenv("ACCEPT_MODEL_DIR", str(tiny_llama.parent))
     model = {"folder": str(tiny_llama), "name": tiny_llama.name, "nothing": None}[by]
