@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from accept_llm.backbones import Backbone
 from accept_llm.backbones.causal import CausalBackbone, CausalRoot
-from accept_llm.backbones.linear import needs_fp32, with_fp32_gradients
+from accept_llm.backbones.linear import needs_fp32, with_fp32_products
 from accept_llm.backbones.loading import DTYPES, load_whole
 from accept_llm.batches import Encoded, collate
 from accept_llm.budget import solve
@@ -234,7 +234,7 @@ class Source:
         lm: Any = AutoModelForCausalLM.from_pretrained(self.info.folder, dtype=DTYPES[self.dtype])
         lm.requires_grad_(False).eval().to(self.device)
         if needs_fp32(self.device, DTYPES[self.dtype]):
-            with_fp32_gradients(lm)
+            with_fp32_products(lm)
         return lm
 
 

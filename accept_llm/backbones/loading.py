@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from accept_llm.backbones import Backbone, Layout
 from accept_llm.backbones.causal import CausalBackbone, CausalRoot
-from accept_llm.backbones.linear import needs_fp32, with_fp32_gradients
+from accept_llm.backbones.linear import needs_fp32, with_fp32_products
 from accept_llm.backbones.seq2seq import Seq2SeqBackbone, Seq2SeqRoot
 from accept_llm.backbones.slices import Checkpoint
 from accept_llm.models import ModelInfo
@@ -138,7 +138,7 @@ def _root(lm: Any, info: ModelInfo) -> nn.Module:
 def _frozen(root: Any, info: ModelInfo, *, dtype: str, layout: Layout) -> Backbone:
     root.requires_grad_(False).eval()
     if needs_fp32(next(root.parameters()).device, DTYPES[dtype]):
-        with_fp32_gradients(root)
+        with_fp32_products(root)
     config = root.lm.config
     if info.architecture == "seq2seq":
         return Seq2SeqBackbone(root, config=config, dtype=DTYPES[dtype])

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from accept_llm.backbones.linear import needs_fp32
+
 NAME = "accept_packed"
 STRETCH = 1.5  # the longest example of a group is at most so many times its shortest
 
@@ -82,7 +84,9 @@ def packed_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
-    m = packing.prefix
+    m, dtype = packing.prefix, query.dtype
+    if needs_fp32(query.device, dtype):
+        query, key, value = query.float(), key.float(), value.float()
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, heads, c)
     prompt = (k[:m], v[:m])
     if packing.memory is not None:
@@ -91,7 +95,7 @@ def packed_attention(
     for group in packing.groups:
         at = group.places  # (b, t)
         parts.append(_attend(q[at], k[at], v[at], prompt, scaling)[group.real])
-    return torch.cat(parts)[packing.order][None], None
+    return torch.cat(parts)[packing.order][None].to(dtype), None
 
 
 def _attend(
