@@ -1,5 +1,5 @@
-"""The command line. Each command checks what it can before torch is loaded; a RecipeError
-is printed whole and ends with exit code 2.
+"""The command line. Each command imports what it needs itself, so that `--help` is quick, and
+checks what it can before torch is loaded; a RecipeError is printed whole and ends with exit code 2.
 """
 
 import json
@@ -8,14 +8,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from accept_llm import recipe as recipes
-from accept_llm import shipped
 from accept_llm.ranks import ensure_ranks
 from accept_llm.recipe_errors import Problems, RecipeError
+
+if TYPE_CHECKING:
+    from accept_llm.recipe import Recipe
 
 app = typer.Typer(
     help="Prompt tuning of frozen language models with ACCEPT.",
@@ -63,10 +64,12 @@ def _say(text: str) -> None:
 @app.command()
 def validate(paths: Annotated[list[Path], typer.Argument(help="Recipes.")]) -> None:
     """Check recipes; loads no model and no data."""
+    from accept_llm.recipe import load_recipe
+
     failed = False
     for path in paths:
         try:
-            recipes.load_recipe(path)
+            load_recipe(path)
             print(f"{path}: ok")
         except RecipeError as error:
             failed = True
@@ -75,18 +78,22 @@ def validate(paths: Annotated[list[Path], typer.Argument(help="Recipes.")]) -> N
         raise typer.Exit(2)
 
 
-@app.command()
-def schema() -> None:
+@app.command("schema")
+def print_schema() -> None:
     """Print the JSON schema of a recipe."""
-    print(recipes.schema())
+    from accept_llm.recipe import schema
+
+    print(schema())
 
 
 @recipes_app.callback(invoke_without_command=True)
 def list_recipes(context: typer.Context) -> None:
     """List the recipes that ship."""
     if context.invoked_subcommand is None:
-        for name, path in shipped.shipped_recipes().items():
-            print(f"{name}\n    " + shipped.describe_recipe(path).replace("\n", "\n    "))
+        from accept_llm.shipped import describe_recipe, shipped_recipes
+
+        for name, path in shipped_recipes().items():
+            print(f"{name}\n    " + describe_recipe(path).replace("\n", "\n    "))
 
 
 @recipes_app.command("copy")
@@ -96,7 +103,9 @@ def copy(
 ) -> None:
     """Put a shipped recipe in front of you, to edit."""
     with _plain_errors():
-        print(shipped.copy_recipe(name, to))
+        from accept_llm.shipped import copy_recipe
+
+        print(copy_recipe(name, to))
 
 
 @data_app.command("fetch")
@@ -138,7 +147,9 @@ def train_with(
 ) -> None:
     """What `accept-llm train` and the launchers do; the engine is the caller's choice."""
     with _plain_errors():
-        recipe, notes = recipes.load_recipe(path, overrides or ())
+        from accept_llm.recipe import load_recipe
+
+        recipe, notes = load_recipe(path, overrides or ())
         for note in notes:
             _say(f"note: {note}")
         from accept_llm.preflight import check_train
@@ -208,13 +219,14 @@ def train(path: RecipePath, overrides: Overrides = None, resume: Resume = False)
     train_with("single", path, overrides, resume=resume)
 
 
-def _overridden(run: Path, overrides: list[str] | None) -> recipes.Recipe:
+def _overridden(run: Path, overrides: list[str] | None) -> "Recipe":
     """The recipe of a run folder with changes, wherever the folder lies now."""
     from accept_llm.preflight import RECIPE_FILE, moved, read_run
+    from accept_llm.recipe import load_recipe
 
     recipe = read_run(run)
     if overrides:
-        recipe, notes = recipes.load_recipe(run / RECIPE_FILE, overrides)
+        recipe, notes = load_recipe(run / RECIPE_FILE, overrides)
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
     return moved(recipe, run)

@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError, model_validator
 
-from accept_llm.recipe_errors import Problems, RecipeError, describe, drop_foreign_keys, refusal
+from accept_llm.recipe_describe import describe, drop_foreign_keys
+from accept_llm.recipe_errors import Problems, RecipeError, refusal
 from accept_llm.recipe_parts import (
     BuiltinTask,
     ChoiceHead,

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "accept_llm"
 # A module imports only from rows above its own, or from its own row.
 LAYERS = [
     ["recipe_errors"],
-    ["recipe_yaml", "recipe_types", "ranks", "shipped"],
+    ["recipe_yaml", "recipe_types", "recipe_describe", "ranks", "shipped"],
     ["recipe_parts", "recipe_prompt"],
     ["recipe"],
     ["tasks"],
@@ -128,6 +128,11 @@ def test_import_is_light(module: str) -> None:
 @pytest.mark.parametrize("module", ["cli", "preflight", "data", "models", "adapter_card", "inputs"])
 def test_what_checks_a_recipe_is_light(module: str) -> None:
     assert not loaded_by(f"accept_llm.{module}") & HEAVY
+
+
+def test_help_needs_no_recipe_schema() -> None:
+    """Making pydantic's classes takes longer than all the rest of `accept-llm --help`."""
+    assert not loaded_by("accept_llm.cli") & {"pydantic", "yaml", "accept_llm.recipe"}
 
 
 # --- sizes ------------------------------------------------------------------------------
