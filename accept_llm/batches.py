@@ -240,12 +240,17 @@ def _generator(seed: int, number: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + number)
 
 
+@lru_cache(maxsize=2)  # a step needs one epoch's, or two
+def _epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(count, generator=_generator(seed, epoch))
+
+
 def _drawn(count: int, *, start: int, size: int, seed: int) -> list[int]:
     """`size` rows of the endless order of epochs, from place `start`."""
     rows: list[int] = []
     while len(rows) < size:
         epoch, offset = divmod(start + len(rows), count)
-        order = torch.randperm(count, generator=_generator(seed, epoch))
+        order = _epoch_order(count, seed, epoch)
         rows += order[offset : offset + size - len(rows)].tolist()
     return rows
 

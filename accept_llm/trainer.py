@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from accept_llm.adapter import save_adapter
-from accept_llm.batches import Draw, Encoded, micro_batches
+from accept_llm.batches import Encoded
 from accept_llm.checkpoint import load_state, save_state
 from accept_llm.evaluate import Model
+from accept_llm.loader import Loader, Step
 from accept_llm.recipe import Train
 from accept_llm.results import RunLog
 
@@ -61,7 +62,7 @@ class Trainer:
         folder: Path,
         card: dict[str, Any],
     ):
-        self.spec, self.model, self.rows, self.validate = spec, model, rows, validate
+        self.spec, self.model, self.validate = spec, model, validate
         self.log, self.folder, self.card = log, folder, card
         groups = {**model.prompt.groups(), "head": list(model.head.parameters())}
         self.parameters = [p for group in groups.values() for p in group]
@@ -78,7 +79,14 @@ class Trainer:
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         self.step, self.stale, self.evaluated = 0, 0, 0
-        self.draw = Draw([len(row.tokens) for row in rows], spec)
+        engine, backbone = model.engine, model.backbone
+        self.loader = Loader(
+            rows,
+            spec,
+            ranks=(engine.rank, engine.world_size),
+            device=engine.device,
+            positions=backbone.positions,
+        )
         self.padding = Padding()
         self.best: dict[str, Any] | None = None
         self.stopped_by_signal = False
@@ -93,37 +101,28 @@ class Trainer:
 
     # --- one step -----------------------------------------------------------------------
 
-    def _backward(self) -> tuple[Tensor, list[str]]:
+    def _backward(self, step: Step) -> Tensor:
         """This rank's part of a global batch: gradients of the mean loss over all targets.
 
         Gives (3,): the rank's part of the loss, its tokens and the positions computed for them.
         """
-        spec, model, engine = self.spec, self.model, self.model.engine
-        rows = [self.rows[i] for i in self.draw.rows(self.step)]
-        targets = sum(model.head.targets(row) for row in rows)
+        model = self.model
+        targets = sum(model.head.targets(row) for row in step.rows)
         composed = model.prompt.compose()  # once a step; micro-batches meet at the leaves
         leaves = composed.leaves()
-        sums = torch.zeros(3)
-        for batch, weights in micro_batches(
-            rows,
-            rank=engine.rank,
-            world_size=engine.world_size,
-            micro_batch_size=spec.micro_batch_size,
-        ):
-            counts = torch.tensor([len(batch.tokens), model.backbone.positions(batch)])
-            batch = batch.to(engine.device)
-            losses = model.head.losses(model.backbone, batch, leaves) * weights.to(engine.device)
+        total = torch.zeros((), device=model.engine.device)
+        for part in step.parts:
+            losses = model.head.losses(model.backbone, part.batch, leaves) * part.weights
             loss = losses.sum() / targets
             loss.backward()
-            sums[0] += loss.item()
-            sums[1:] += counts * weights.max()
+            total += loss.detach()  # read once a step: reading waits for the device
         composed.backward(leaves)
-        return sums, [row.id for row in rows]
+        counts = (sum(part.tokens for part in step.parts), sum(p.positions for p in step.parts))
+        return torch.cat([total[None], torch.tensor(counts, device=total.device)])
 
     def _sum_gradients(self, sums: Tensor) -> Tensor:
         """Sums gradients, `sums` and the stop signal over the ranks, in one message."""
-        extra = torch.cat([sums, torch.tensor([float(self._signalled)])])
-        extra = extra.to(self.model.engine.device)
+        extra = torch.cat([sums, sums.new_tensor([float(self._signalled)])])
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         flat = torch.cat([*(g.flatten() for g in grads), extra])
         flat = self.model.engine.sum_over_ranks(flat)
@@ -132,15 +131,15 @@ class Trainer:
             parameter.grad = part.view_as(parameter)
         return last.cpu()
 
-    def _train_step(self) -> Scores:
+    def _train_step(self, step: Step) -> Scores:
         self.optimizer.zero_grad(set_to_none=True)
-        sums, ids = self._backward()
+        sums = self._backward(step)
         loss, tokens, positions, signals = self._sum_gradients(sums).tolist()
         self.stopped_by_signal = signals > 0
         limit = math.inf if self.spec.clip_norm is None else self.spec.clip_norm
         norm = nn.utils.clip_grad_norm_(self.parameters, limit).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            self._stop_on_nan(loss, norm, ids)
+            self._stop_on_nan(loss, norm, [row.id for row in step.rows])
         rate = float(self.schedule.get_last_lr()[0])
         self.optimizer.step()
         self.schedule.step()
@@ -171,24 +170,24 @@ class Trainer:
                     break
         finally:
             signal.signal(signal.SIGTERM, previous)
+            self.loader.close()
 
     def _one_round(self) -> None:
         if not self._is_due():  # it is where SIGTERM came before an evaluation
             began = time.perf_counter()
-            values = self._train_step()
+            step = self.loader.step(self.step)
+            values = self._train_step(step)
             values["seconds"] = time.perf_counter() - began
-            examples = len(self.draw.rows(self.step - 1))
-            self.log.step(self.step, values, batch_size=examples)
-            self._report_padding()
+            self.log.step(self.step, values, batch_size=len(step.rows))
+            self._report_padding(step.epochs)
         if self._is_due() and not self.stopped_by_signal:
             self._evaluate()
         every = self.spec.save_every or self.spec.eval_every
         if self.step % every == 0 or self.step == self.spec.steps:
             self._save()
 
-    def _report_padding(self) -> None:
-        """Once an epoch, and for what there was of the last one."""
-        epoch = self.draw.epochs(self.step)
+    def _report_padding(self, epoch: int) -> None:
+        """Once an epoch, and for what there was of the last one; `epoch` epochs are complete."""
         if epoch > self.padding.epoch or self.step == self.spec.steps:
             self.log.epoch(self.step, self.padding.epoch, self.padding.share)
             self.padding = Padding(epoch)

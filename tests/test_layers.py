@@ -27,6 +27,7 @@ LAYERS = [
     ["adapter_card", "budget"],
     ["prompts"],
     ["batches"],
+    ["loader"],
     ["backbones"],
     ["heads"],
     ["engines"],

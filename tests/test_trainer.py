@@ -220,12 +220,12 @@ def test_resume_equals_an_unbroken_run(tmp_path, tiny_llama, stop_at):
     whole.run()
 
     first = trainer_of(recipe, validate=lambda: (scores[first.step], {}))
-    step = first._train_step
+    train_step = first._train_step
 
-    def step_with_a_signal():
+    def step_with_a_signal(step):
         if first.step == stop_at - 1:
             first._on_sigterm()
-        return step()
+        return train_step(step)
 
     first._train_step = step_with_a_signal
     first.run()
