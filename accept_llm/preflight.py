@@ -76,8 +76,11 @@ def prompt_shape(recipe: Recipe, info: ModelInfo) -> PromptShape:
     problems, shape = Problems(), None
     with problems.catch():
         _check_positions(recipe, info)
-    if info.architecture == "seq2seq" and recipe.model.layout == "packed":
-        problems.lines.append("model.layout: got 'packed'; allowed for an encoder-decoder: padded")
+    layout = recipe.model.layout
+    if info.architecture == "seq2seq" and layout not in (None, "padded"):
+        problems.lines.append(
+            f"model.layout: got {layout!r}; allowed for an encoder-decoder: padded"
+        )
     with problems.catch():
         positions = recipe.task.max_length
         shape = solve(recipe.prompt, hidden=info.hidden_size, positions=positions)

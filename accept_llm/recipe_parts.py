@@ -20,9 +20,10 @@ def _no_fp16(value: Any) -> Any:
 class _Model(Spec):
     dtype: Annotated[Literal["bf16", "fp32"], BeforeValidator(_no_fp16)] = "bf16"
     """Type of the frozen weights and of the activations. The prompt is always fp32."""
-    layout: Literal["padded", "packed"] | None = None
-    """packed: one row in all, the prompt computed once for the batch. padded: one row an example;
-    the same results, slower. Without it, packed for a causal LM, padded for an encoder-decoder."""
+    layout: Literal["padded", "packed", "packed_flex"] | None = None
+    """packed: one row in all, the prompt computed once for the batch. packed_flex: the same by
+    FlexAttention's kernels, on CUDA. padded: one row an example; the same results, slower. Without
+    it, packed for a causal LM, padded for an encoder-decoder."""
     checkpointing: bool = False
     """Keep only each block's input for the backward pass and compute the block again there: a
     third more work, and much less memory for activations."""

@@ -69,7 +69,9 @@ def load(recipe: Recipe, task: Task, engine: Engine, *, adapter: Path | None = N
     info = _local_model(recipe, engine)
     shape = prompt_shape(recipe, info)
     longest = shape.length + shape.positions
-    layout = choose_layout(info, asked=recipe.model.layout, longest=longest)
+    layout = choose_layout(
+        info, asked=recipe.model.layout, longest=longest, device=engine.device.type
+    )
     trained = load_prompt(adapter) if adapter else None
     if trained:
         check_fits(trained.card, info)

@@ -48,21 +48,20 @@ def matmul_rate(
     """FLOP/s of plain products x W^T (forward) and g W (the inputs' gradient) for `tokens` rows,
     each shape as often as the model has it; medians, the first product not counted.
 
-    Where torch has no fast bf16 product the gradient's is measured in fp32, as it is computed.
+    Where torch has no fast bf16 product they are measured in fp32, as they are computed.
     """
     seconds = {"forward": 0.0, "backward": 0.0}
-    back = torch.float32 if needs_fp32(device, dtype) else dtype
+    dtype = torch.float32 if needs_fp32(device, dtype) else dtype
     for (out, into), count in shapes.items():
         x = torch.randn(tokens, into, device=device, dtype=dtype)
         weight = torch.randn(out, into, device=device, dtype=dtype)
         seconds["forward"] += count * _median_product(x, weight.T, repeats)
-        g = torch.randn(tokens, out, device=device, dtype=back)
-        seconds["backward"] += count * _median_product(g, weight.to(back), repeats)
+        g = torch.randn(tokens, out, device=device, dtype=dtype)
+        seconds["backward"] += count * _median_product(g, weight, repeats)
     flops = sum(2 * tokens * out * into * count for (out, into), count in shapes.items())
     return {
         "tokens": tokens,
         "dtype": str(dtype).removeprefix("torch."),
-        "backward_dtype": str(back).removeprefix("torch."),
         "forward": flops / seconds["forward"],
         "backward": flops / seconds["backward"],
         "both": 2 * flops / sum(seconds.values()),

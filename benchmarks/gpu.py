@@ -21,7 +21,7 @@ from torch import nn
 
 from benchmarks.compute import linear_shapes, matmul_rate, share_of_ceiling
 from benchmarks.measure import MEMORY, machine, peak_of, results, take_turns
-from benchmarks.sides import VARIANTS, Side, Variant, on_shared_model
+from benchmarks.sides import FLEX, VARIANTS, Side, Variant, on_shared_model
 from benchmarks.tables import RESULTS, rate_lines, save, table
 from benchmarks.tables import VARIANTS as COLUMNS
 from benchmarks.texts import Batches, drawn, spread
@@ -133,6 +133,8 @@ def main(given: Sequence[str] | None = None) -> None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, args.limit_gib * GIB / total))
     has_peft = importlib.util.find_spec("peft") is not None
     variants = [v for v in VARIANTS if v.method != "peft" or has_peft]
+    if device.type == "cuda":
+        variants.insert(1, FLEX)
     sizes = TINY if args.tiny else LLAMA_2_7B
     # A CPU without bf16 instructions would spend its time in a loop that nobody uses.
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from accept_llm.backbones import Backbone
+from accept_llm.backbones import Backbone, Layout
 from accept_llm.backbones.causal import CausalBackbone, CausalRoot
 from accept_llm.backbones.linear import needs_fp32, with_fp32_products
 from accept_llm.backbones.loading import DTYPES, load_whole
@@ -44,6 +44,8 @@ class Variant:
     """accept_llm with SCPP and SCAP, accept_llm with plain prompt tuning, or PEFT."""
     m: int = LENGTH
     packed: bool = False
+    flex: bool = False
+    """Packed, by FlexAttention's kernels."""
     pad: int | None = None
     """Every row has so many tokens; None: as many as the longest of its batch."""
     ordered: bool = False
@@ -52,6 +54,13 @@ class Variant:
     """PEFT gets an attention mask. A causal model that is padded on the right needs none."""
     logits: bool = False
     """PEFT's LM head runs at every position; the loss reads one token's logit for each class."""
+
+    @property
+    def layout(self) -> Layout:
+        """accept_llm's name for it."""
+        if self.flex:
+            return "packed_flex"
+        return "packed" if self.packed else "padded"
 
     def positions(self, rows: Rows) -> int:
         """How many positions go through the model."""
@@ -84,6 +93,14 @@ VARIANTS = (
         logits=True,
     ),
 )
+FLEX = Variant(
+    "packed-flex",
+    "accept_llm, packed, FlexAttention",
+    f"SCPP + SCAP, {STATE}",
+    "accept",
+    packed=True,
+    flex=True,
+)  # on CUDA only
 
 
 class Side:
@@ -220,13 +237,14 @@ class Source:
         """`plain`: a model that PEFT's sides share."""
         if variant.method == "peft":
             return Peft(variant, plain or self.plain(), classes=classes)
-        layout: Any = "packed" if variant.packed else "padded"
-        backbone = load_whole(self.info, dtype=self.dtype, layout=layout, device=self.device)
+        backbone = load_whole(
+            self.info, dtype=self.dtype, layout=variant.layout, device=self.device
+        )
         return Ours(variant, backbone, classes=classes)
 
     def plain(self) -> Any:
         """The model as transformers loads it. Where torch has no fast bf16 product, PEFT gets
-        accept_llm's faster gradient too: the layouts are compared, not a slow loop of torch."""
+        accept_llm's faster linear layers too: the layouts are compared, not slow loops of torch."""
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
@@ -242,7 +260,6 @@ def on_shared_model(variant: Variant, lm: Any, *, dtype: torch.dtype, classes: i
     """A side on a model that others use too, one after another: there may be room for one only."""
     if variant.method == "peft":
         return Peft(variant, lm, classes=classes)
-    layout: Any = "packed" if variant.packed else "padded"
     _attend(lm, "sdpa")
-    backbone = CausalBackbone(CausalRoot(lm), config=lm.config, dtype=dtype, layout=layout)
+    backbone = CausalBackbone(CausalRoot(lm), config=lm.config, dtype=dtype, layout=variant.layout)
     return Ours(variant, backbone, classes=classes)

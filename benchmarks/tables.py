@@ -51,7 +51,7 @@ def rate_lines(rate: Mapping[str, Any], share: Mapping[str, float]) -> str:
     two = f"{number(rate['forward'] / 1e9)} forward, {number(rate['backward'] / 1e9)} backward"
     return (
         f"Matrix products of the linear layers' shapes at {rate['tokens']} tokens "
-        f"({rate['dtype']}, backward {rate['backward_dtype']}): {number(rate['both'] / 1e9)} "
+        f"({rate['dtype']}): {number(rate['both'] / 1e9)} "
         f"GFLOP/s ({two}). A packed step must do {number(share['flops'] / 1e9)} GFLOP and does "
         f"{number(share['per_second'] / 1e9)} GFLOP/s: {share['share']:.0%} of that rate.\n"
     )

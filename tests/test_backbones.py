@@ -208,6 +208,9 @@ def test_packed_needs_a_window_that_sees_everything(tmp_path, tiny_llama):
     with pytest.raises(RecipeError, match=r"model\.layout: not given, which means packed; the"):
         choose_layout(info, asked=None, longest=17)
     assert choose_layout(info, asked="packed", longest=16) == "packed"
+    assert choose_layout(info, asked="packed_flex", longest=16, device="cuda") == "packed_flex"
+    with pytest.raises(RecipeError, match=r"got 'packed_flex'; .*type cpu; allowed: packed"):
+        choose_layout(info, asked="packed_flex", longest=16)
     assert choose_layout(info, asked=None, longest=16) == "packed"
     assert choose_layout(info, asked="padded", longest=17) == "padded"
 

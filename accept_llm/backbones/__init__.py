@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from accept_llm.batches import IGNORED, Batch
 from accept_llm.prompts import Composed
 
-Layout = Literal["padded", "packed"]
+Layout = Literal["padded", "packed", "packed_flex"]
 
 
 @dataclass(frozen=True)

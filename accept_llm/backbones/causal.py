@@ -5,9 +5,10 @@ Two layouts give the same states (tests hold them to 1e-5 in fp32):
 padded  one row an example, padded on the right: no real token can see the padding, so no
         attention mask is needed;
 packed  one row in all, [P][x_1]..[x_B]: each example sees P and, causally, itself. P is
-        computed once and nothing is padded.
+        computed once and nothing is padded. packed_flex is the same with another kernel.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from accept_llm.backbones import Layout, Root, Writing, cut_at, embed, generation, log_likelihoods
+from accept_llm.backbones.flex import FlexPacking, pack_for_flex
 from accept_llm.backbones.packed import Memory, Packing, pack, use_packed_attention
 from accept_llm.batches import IGNORED, Batch
 from accept_llm.prompts import Composed
@@ -33,7 +35,7 @@ class CausalRoot(Root):
         mask: Tensor | None = None,
         reads: str = "embeddings",
         at: Tensor | None = None,
-        packing: Packing | None = None,
+        packing: Any = None,
         writing: dict[str, Any] | None = None,
     ) -> Tensor:
         """tokens (b, t), prefix (m, d), offsets (t, d) or (b, t, d) -> what `reads` names:
@@ -65,7 +67,8 @@ class CausalBackbone:
         text = config.get_text_config()
         self.module, self.dtype, self.layout = root, dtype, layout
         self._memory: tuple[Composed, Memory] | None = None
-        if layout == "packed":
+        self._pack: Pack = pack_for_flex if layout == "packed_flex" else pack
+        if layout != "padded":
             use_packed_attention(root.lm)
         self.hidden_size: int = text.hidden_size
         self.vocab_size: int = text.vocab_size
@@ -91,10 +94,12 @@ class CausalBackbone:
         first `own` (B,) tokens of each example."""
         prefix, table = prompt.prefix, prompt.offsets
         m, memory = 0 if prefix is None else len(prefix), self._remembered(prompt)
-        if self.layout == "packed":
-            inputs, positions, first = packed(batch, m, own, memory)
-        else:
+        if self.layout == "padded":
             inputs, positions, first = padded(batch, m, own)
+        else:
+            before = m if memory is None else 0
+            packing = self._pack(batch.lengths, before, memory)
+            inputs, positions, first = packed(batch, m, own, packing)
         if prefix is not None and memory is None:
             inputs["prefix"] = prefix.to(self.dtype)
         if table is not None:
@@ -114,7 +119,7 @@ class CausalBackbone:
                 none[None],
                 prefix=prefix.to(self.dtype),
                 position_ids=torch.arange(len(prefix), device=prefix.device)[None],
-                packing=pack(none, len(prefix), memory),
+                packing=self._pack(none, len(prefix), memory),
                 mask=_no_mask(prefix.device),
                 reads="states",
                 at=none,
@@ -148,14 +153,15 @@ class CausalBackbone:
         return [cut_at(how.end, row) for row in out.tolist()]
 
     def positions(self, batch: Batch) -> int:
-        if self.layout == "packed":
-            return len(batch.tokens)
-        return len(batch) * int(batch.lengths.max())
+        if self.layout == "padded":
+            return len(batch) * int(batch.lengths.max())
+        return len(batch.tokens)
 
     def embed(self, ids: Tensor) -> Tensor:
         return embed(self.module, ids)
 
 
+Pack = Callable[[Tensor, int, Memory | None], Packing | FlexPacking]
 Laid = tuple[dict[str, Any], Tensor, Tensor]
 """The root's inputs, the position of each token in its example (-1: it has no offset), and the
 place (B,) of each example's first token among the flattened positions."""
@@ -172,17 +178,17 @@ def padded(batch: Batch, m: int, own: Tensor | None = None) -> Laid:
     return {"tokens": rows}, positions, first
 
 
-def packed(batch: Batch, m: int, own: Tensor | None = None, memory: Memory | None = None) -> Laid:
+def packed(batch: Batch, m: int, own: Tensor | None, packing: Packing | FlexPacking) -> Laid:
     """One row of all tokens, behind the prompt's m or with a memory of them."""
     device, n = batch.tokens.device, len(batch.tokens)
     starts = batch.lengths.cumsum(0) - batch.lengths
     example = torch.arange(len(batch), device=device).repeat_interleave(batch.lengths)  # (n,)
     positions = torch.arange(n, device=device) - starts[example]
-    before = m if memory is None else 0
+    before = packing.prefix
     inputs = {
         "tokens": batch.tokens[None],
         "position_ids": torch.cat([torch.arange(before, device=device), m + positions])[None],
-        "packing": pack(batch.lengths, before, memory),
+        "packing": packing,
         "mask": _no_mask(device),
     }
     if own is not None:

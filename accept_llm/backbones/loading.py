@@ -26,11 +26,13 @@ PACKED = (
 )
 
 
-def choose_layout(info: ModelInfo, *, asked: Layout | None, longest: int) -> Layout:
+def choose_layout(
+    info: ModelInfo, *, asked: Layout | None, longest: int, device: str = "cpu"
+) -> Layout:
     """The layout that was asked for, else packed for a causal LM and padded for others.
 
-    Raises RecipeError where packed could give other states than padded; `longest` is the
-    prompt and the longest input together.
+    Raises RecipeError where packed could give other states than padded, and where the device has
+    no kernel for it; `longest` is the prompt and the longest input together.
     """
     from transformers import AutoConfig
 
@@ -46,8 +48,10 @@ def choose_layout(info: ModelInfo, *, asked: Layout | None, longest: int) -> Lay
             f"the model's attention window ({window}) is shorter than prompt and input "
             f"({longest}); allowed: padded, or a smaller task.max_length"
         )
+    elif layout == "packed_flex" and device != "cuda":
+        problem = f"FlexAttention has no gradient on a device of type {device}; allowed: packed"
     if problem:
-        got = "got 'packed'" if asked else "not given, which means packed"
+        got = f"got {asked!r}" if asked else "not given, which means packed"
         raise RecipeError([f"model.layout: {got}; {problem}"])
     return layout
 

@@ -18,6 +18,10 @@ NAME = "accept_packed"
 STRETCH = 1.5  # the longest example of a group is at most so many times its shortest
 
 
+Row = tuple[Tensor, Tensor, Tensor]
+"""Query (1, h, T, c), key and value (1, g, T, c), g dividing h."""
+
+
 @dataclass(frozen=True)
 class Group:
     """b examples of about one length t: `places` (b, t) of their tokens in the row, padded with
@@ -36,6 +40,21 @@ class Packing:
     order: Tensor
     """(T,): where each token of the row is in the groups' outputs, laid end to end."""
     memory: "Memory | None" = None
+
+    def attend(self, module: torch.nn.Module, row: Row, scaling: float | None) -> Tensor:
+        """-> (1, T, h, c)."""
+        m, dtype = self.prefix, row[0].dtype
+        if needs_fp32(row[0].device, dtype):
+            row = (row[0].float(), row[1].float(), row[2].float())
+        q, k, v = (x[0].transpose(0, 1) for x in row)  # (T, heads, c)
+        prompt = (k[:m], v[:m])
+        if self.memory is not None:
+            prompt = self.memory.kept.setdefault(module, prompt)
+        parts = [_attend(q[None, :m], k[None, :m], v[None, :m], (k[:0], v[:0]), scaling)[0]]
+        for group in self.groups:
+            at = group.places  # (b, t)
+            parts.append(_attend(q[at], k[at], v[at], prompt, scaling)[group.real])
+        return torch.cat(parts)[self.order][None].to(dtype)
 
 
 @dataclass(frozen=True)
@@ -74,28 +93,16 @@ def packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    packing: Packing | None = None,
+    packing: Any = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Query (1, h, T, c), key and value (1, g, T, c), g dividing h -> (1, T, h, c)."""
-    if packing is None:
-        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    """Attention as `packing` has it (a Packing, or flex.py's): see Row."""
+    row = (query, key, value)
+    if packing is not None:
+        return packing.attend(module, row, scaling), None
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **kwargs
-        )
-    m, dtype = packing.prefix, query.dtype
-    if needs_fp32(query.device, dtype):
-        query, key, value = query.float(), key.float(), value.float()
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (T, heads, c)
-    prompt = (k[:m], v[:m])
-    if packing.memory is not None:
-        prompt = packing.memory.kept.setdefault(module, prompt)
-    parts = [_attend(q[None, :m], k[None, :m], v[None, :m], (k[:0], v[:0]), scaling)[0]]
-    for group in packing.groups:
-        at = group.places  # (b, t)
-        parts.append(_attend(q[at], k[at], v[at], prompt, scaling)[group.real])
-    return torch.cat(parts)[packing.order][None].to(dtype), None
+    return sdpa_attention_forward(module, *row, attention_mask, scaling=scaling, **kwargs)
 
 
 def _attend(
