@@ -43,7 +43,7 @@ def remembered(
 
 def _read(path: Path, count: int) -> Rows | None:
     try:
-        with np.load(path) as data:
+        with path.open("rb") as file, np.load(file) as data:
             parts = np.split(data["tokens"], np.cumsum(data["lengths"])[:-1])
             rows = [(p.tolist(), bool(x)) for p, x in zip(parts, data["lost"], strict=True)]
     except (OSError, ValueError, KeyError, BadZipFile):  # not there, or cut short: made again

@@ -70,7 +70,7 @@ def trainer_of(recipe: Recipe) -> Trainer:
 
 def by_hand(trainer: Trainer, model: Path, *, bucket: int) -> tuple[torch.Tensor, list[float]]:
     """Plain prompt tuning through transformers' own loss, the mean over all tokens of a batch."""
-    spec, rows = trainer.spec, trainer.rows
+    spec, rows = trainer.spec, trainer.loader.rows
     lm = AutoModelForSeq2SeqLM.from_pretrained(model).eval().requires_grad_(False)
     prefix = trainer.model.prompt.tokens.detach().clone().requires_grad_()
     optimizer = torch.optim.AdamW([prefix], lr=0.0, weight_decay=0.0)
@@ -118,7 +118,7 @@ def test_padding_is_reported_once_an_epoch(tmp_path, tiny_t5):
     trainer = trainer_of(parse_recipe(data))
     trainer.run()
     shares = []
-    lengths = [len(row.tokens) for row in trainer.rows]
+    lengths = [len(row.tokens) for row in trainer.loader.rows]
     for steps in range(5), range(5, 10), range(10, 11):
         batches = [batch_rows(lengths, step=s, batch_size=5, seed=42) for s in steps]
         real = sum(lengths[i] for batch in batches for i in batch)
