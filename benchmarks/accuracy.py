@@ -2,11 +2,13 @@
 many trained numbers, on the same batches, validation rows, schedule and steps.
 
 Each side is a process of its own, one after the other; the clock starts with the process, and
-loading and validation count. As a program (`python -m benchmarks.accuracy RECIPE [a.b=c ...]`)
-this module is PEFT's side: a plain loop with what a careful user would write.
+loading and validation count. With a target, a side is stopped where it reaches it, and PEFT after
+`--give-up` times accept_llm's time. `python -m benchmarks.accuracy RECIPE [a.b=c ...]` is PEFT's
+side: a plain loop with what a careful user would write.
 """
 
 import argparse
+import math
 import os
 import re
 import subprocess
@@ -35,8 +37,11 @@ Curve = list[dict[str, float]]
 """step, score, and the seconds since the process began."""
 
 
-def timed_run(command: Sequence[str]) -> Curve:
-    """Runs a training and notes when it prints an evaluation."""
+def timed_run(
+    command: Sequence[str], *, target: float | None = None, limit: float = math.inf
+) -> Curve:
+    """Runs a training and notes when it prints an evaluation, until the score is at least `target`
+    or the first evaluation after `limit` seconds."""
     began, curve = time.perf_counter(), []
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
@@ -47,6 +52,9 @@ def timed_run(command: Sequence[str]) -> Curve:
                 seconds = time.perf_counter() - began
                 curve.append({"step": int(found[1]), "score": float(found[2]), "seconds": seconds})
                 print(f"  {seconds:8.1f} s  {found[0]}", flush=True)
+                if seconds > limit or (target is not None and curve[-1]["score"] >= target):
+                    process.kill()
+                    return curve
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
     return curve
@@ -65,16 +73,18 @@ def to_accuracy(args: argparse.Namespace, recipe: Path) -> None:
     changes += [f"model.dtype={args.dtype}"] if args.dtype else []
     changes += ["model.kind=folder", f"model.path={args.model}"] if args.model else []
     sides = {"accept_llm": "accept_llm", "PEFT": "benchmarks.accuracy"}
-    curves, loads = {}, {}
+    curves: dict[str, Curve] = {}
+    loads, limit = {}, math.inf
     with tempfile.TemporaryDirectory() as folder:
         for name, module in sides.items():
             verb = ["train"] if module == "accept_llm" else []
             own = [f"output_dir={folder}"] if module == "accept_llm" else []
             loads[name] = load_line()
             print(f"{name}; {loads[name]}", flush=True)
-            curves[name] = timed_run(
-                [sys.executable, "-m", module, *verb, str(recipe), *changes, *own]
-            )
+            command = [sys.executable, "-m", module, *verb, str(recipe), *changes, *own]
+            curves[name] = timed_run(command, target=args.target, limit=limit)
+            if args.target is not None:
+                limit = args.give_up * curves[name][-1]["seconds"]
     found = summary(curves, args.target)
     data = {"curves": curves, "loads": loads, "changes": changes, "machine": machine(), **found}
     save("accuracy", data, text_of(found, f"{recipe.stem}, {', '.join(changes)}"), out=args.out)
@@ -103,7 +113,7 @@ def text_of(found: dict[str, Any], title: str) -> str:
     return (
         f"## Time to accuracy: {title}\n\n{table(columns, list(found['best']))}\n"
         f"accept_llm's time until then is {share} of PEFT's (m = 100; of its best where it never "
-        "gets there). One run of each, loading and validation included.\n"
+        "gets there, or was stopped). One run of each, loading and validation included.\n"
     )
 
 

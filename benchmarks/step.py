@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--steps", type=int, default=400, help="of --to-accuracy")
     made.add_argument("--eval-every", type=int, default=50, help="of --to-accuracy")
     made.add_argument("--target", type=float, help="of --to-accuracy; else PEFT's best")
+    made.add_argument("--give-up", type=float, default=3.0, help="on PEFT, in our times")
     return made
 
 

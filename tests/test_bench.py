@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,14 @@ def test_time_until_a_score() -> None:
     assert never["share"] == 0.2
     assert accuracy.summary(curves, 0.95)["share"] is None
     assert "| PEFT | 0.800 | 1 | 10 | - |" in accuracy.text_of(never, "x")
+
+
+@pytest.mark.parametrize(("limits", "last"), [({}, 4), ({"target": 0.2}, 2), ({"limit": 0}, 1)])
+def test_a_run_is_stopped_at_its_target_or_limit(limits: dict[str, float], last: int) -> None:
+    printed = "print(f'step {i}/4  validation: accuracy {i / 10:.4f}')"
+    slow = f"import time\nfor i in range(1, 5): {printed}; time.sleep(0.2)"
+    curve = accuracy.timed_run([sys.executable, "-c", slow], **limits)
+    assert [point["step"] for point in curve] == list(range(1, last + 1))
 
 
 def test_the_clock_reads_what_a_run_prints(
