@@ -155,8 +155,8 @@ def train_with(
         from accept_llm.preflight import check_train
 
         checked = check_train(recipe, engine_kind, resume=resume)
-        if engine_kind == "fsdp2":
-            ensure_ranks()
+        if engine_kind != "single":
+            ensure_ranks(engine_kind)
         if resume and not recipe.run_dir.exists():
             _say(f"note: there is no {recipe.run_dir} to resume; the run starts at step 0")
         _say(f"{recipe.name}: {_counts(checked)}; loading the model")

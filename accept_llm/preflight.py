@@ -2,6 +2,7 @@
 folder, an adapter. No torch, so that a mistake shows at once.
 """
 
+import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,17 @@ RECIPE_FILE = "recipe.yaml"
 ADAPTER = "prompt"
 _COMMANDS = {
     "single": "accept-llm train RECIPE, or python launchers/single_gpu.py RECIPE",
+    "ddp": "accelerate launch --num_processes N launchers/ddp.py RECIPE",
     "fsdp2": "accelerate launch --num_processes N launchers/fsdp.py RECIPE",
+    "zero3": "accelerate launch --num_processes N launchers/zero3.py RECIPE",
 }
+# model.weights that an engine can hold: bitsandbytes' cannot be cut up, nor DeepSpeed cut int8.
+_WEIGHTS = {
+    **dict.fromkeys(("single", "ddp"), ("bf16", "int8", "bnb-int8", "bnb-nf4")),
+    "fsdp2": ("bf16", "int8"),
+    "zero3": ("bf16",),
+}
+_EXTRAS = {"bitsandbytes": "quant", "deepspeed": "deepspeed"}
 
 
 @dataclass(frozen=True)
@@ -109,7 +119,26 @@ def decide_engine(recipe: Recipe, launched: str) -> str:
     if wanted != launched:
         said = f"engine.kind: got {wanted!r}, but this launcher runs {launched!r}"
         raise RecipeError([f"{said}; use: {_COMMANDS[wanted]}"])
+    check_weights(recipe, launched)
+    if launched == "zero3":
+        _need("deepspeed", "engine.kind: got 'zero3'")
     return launched
+
+
+def check_weights(recipe: Recipe, engine_kind: str) -> None:
+    """Whether the engine can hold the weights that the recipe asks for."""
+    got, allowed = recipe.model.weights, _WEIGHTS[engine_kind]
+    if got not in allowed:
+        said = f"model.weights: got {got!r}; allowed under {engine_kind}: {', '.join(allowed)}"
+        raise RecipeError([said])
+    if got.startswith("bnb"):
+        _need("bitsandbytes", f"model.weights: got {got!r}")
+
+
+def _need(package: str, said: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        extra = f"accept-llm[{_EXTRAS[package]}]"
+        raise RecipeError([f"{said}, which needs {package}; pip install '{extra}'"])
 
 
 # --- the run folder ---------------------------------------------------------------------

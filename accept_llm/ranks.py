@@ -12,7 +12,7 @@ import sys
 
 from accept_llm.recipe_errors import RecipeError
 
-HOW = "accelerate launch --num_processes N launchers/fsdp.py RECIPE (with --cpu on a CPU)"
+HOW = "accelerate launch --num_processes N {} RECIPE (with --cpu on a CPU)"
 
 
 def wants_cpu() -> bool:
@@ -20,11 +20,11 @@ def wants_cpu() -> bool:
     return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
 
 
-def ensure_ranks() -> None:
+def ensure_ranks(engine_kind: str) -> None:
     """Returns in a process that is a rank; else becomes torchrun, which starts the ranks."""
     if "RANK" in os.environ:
         return
-    count = _asked_of_accelerate()
+    count = _asked_of_accelerate(engine_kind, HOW.format(sys.argv[0]))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc_per_node={count}", *sys.argv]
     _die_with_parent()
@@ -43,19 +43,19 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
-def _asked_of_accelerate() -> int:
+def _asked_of_accelerate(kind: str, how: str) -> int:
     import psutil
 
     parent = psutil.Process().parent()
     words = parent.cmdline() if parent else []
     if "launch" not in words:
-        raise RecipeError([f"engine: fsdp2 needs its processes started for it: {HOW}"])
+        raise RecipeError([f"engine: {kind} needs its processes started for it: {how}"])
     from accelerate.commands.launch import launch_command_parser  # it loads torch
 
     asked = launch_command_parser().parse_args(words[words.index("launch") + 1 :])
     if (asked.num_machines or 1) > 1:
-        raise RecipeError(["engine: fsdp2 on CPUs of several machines needs torchrun"])
+        raise RecipeError([f"engine: {kind} on CPUs of several machines needs torchrun"])
     # accelerate sets MASTER_ADDR for more than one process; a config file may have said so.
     if asked.num_processes is None and "MASTER_ADDR" in os.environ:
-        raise RecipeError([f"engine: the number of processes is not on the command line: {HOW}"])
+        raise RecipeError([f"engine: the number of processes is not on the command line: {how}"])
     return asked.num_processes or 1

@@ -18,6 +18,7 @@ from accept_llm.recipe_errors import Problems, RecipeError, refusal
 from accept_llm.recipe_parts import (
     BuiltinTask,
     ChoiceHead,
+    DdpEngine,
     EngineSpec,
     FileTask,
     FolderModel,
@@ -35,6 +36,7 @@ from accept_llm.recipe_parts import (
     TaskSpec,
     Train,
     WeightDecays,
+    Zero3Engine,
 )
 from accept_llm.recipe_prompt import (
     AcceptPrompt,
@@ -54,6 +56,7 @@ __all__ = [
     "BuiltinTask",
     "ChoiceHead",
     "Codebook",
+    "DdpEngine",
     "DeptPrompt",
     "EngineSpec",
     "FileTask",
@@ -77,6 +80,7 @@ __all__ = [
     "TaskSpec",
     "Train",
     "WeightDecays",
+    "Zero3Engine",
     "dump_recipe",
     "load_recipe",
     "parse_recipe",

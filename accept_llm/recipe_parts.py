@@ -20,6 +20,10 @@ def _no_fp16(value: Any) -> Any:
 class _Model(Spec):
     dtype: Annotated[Literal["bf16", "fp32"], BeforeValidator(_no_fp16)] = "bf16"
     """Type of the frozen weights and of the activations. The prompt is always fp32."""
+    weights: Literal["bf16", "int8", "bnb-int8", "bnb-nf4"] = "bf16"
+    """bf16: as they are, in `dtype`. int8: linear layers and word embeddings in 8 bits with a scale
+    for 64 inputs, on one device or in shards. bnb-int8 and bnb-nf4: bitsandbytes' (the extra
+    `quant`), a whole model a process."""
     layout: Literal["padded", "packed", "packed_flex"] | None = None
     """packed: one row in all, the prompt computed once for the batch. packed_flex: the same by
     FlexAttention's kernels, on CUDA. padded: one row an example; the same results, slower. Without
@@ -202,13 +206,30 @@ class SingleEngine(Spec):
     kind: Literal["single"]
 
 
+class DdpEngine(Spec):
+    """All the frozen weights in each of several processes."""
+
+    kind: Literal["ddp"]
+
+
 class Fsdp2Engine(Spec):
     """The frozen weights in shards over all processes (torch's fully_shard)."""
 
     kind: Literal["fsdp2"]
 
 
-EngineSpec = Annotated[SingleEngine | Fsdp2Engine, Field(discriminator="kind")]
+class Zero3Engine(Spec):
+    """The frozen weights in shards over all processes (DeepSpeed's ZeRO-3; the extra
+    `deepspeed`)."""
+
+    kind: Literal["zero3"]
+    offload: bool = False
+    """Keep this rank's shard in host memory, not on its GPU."""
+
+
+EngineSpec = Annotated[
+    SingleEngine | DdpEngine | Fsdp2Engine | Zero3Engine, Field(discriminator="kind")
+]
 
 # --- training ---------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import torch
 
 from accept_llm.adapter import head_card, load_prompt, shape_card
 from accept_llm.adapter_card import check_fits, tokenizer_hash
-from accept_llm.backbones.loading import choose_layout
+from accept_llm.backbones.loading import choose_layout, held
 from accept_llm.batches import Encoded, Encoder
 from accept_llm.engines import Engine, open_engine
 from accept_llm.evaluate import Model, Prediction, predict, score
@@ -22,7 +22,7 @@ from accept_llm.heads import Generate, Head, answers_of, build_head
 from accept_llm.models import ModelInfo, cache_dir, fetch_model
 from accept_llm.preflight import RECIPE_FILE, Checked, prompt_shape
 from accept_llm.prompts import build_prompt
-from accept_llm.recipe import Recipe, dump_recipe
+from accept_llm.recipe import EngineSpec, Recipe, dump_recipe
 from accept_llm.report import model_card, plot_curves
 from accept_llm.results import RunLog, environment, peak_memory, replace_text, write_json
 from accept_llm.tasks import Example, Task
@@ -33,9 +33,9 @@ BUCKETS = {"causal": 1, "seq2seq": 32}  # train.bucket, where a recipe leaves it
 
 
 @contextmanager
-def engine_for(kind: str) -> Iterator[Engine]:
+def engine_for(kind: str, spec: EngineSpec | None = None) -> Iterator[Engine]:
     """Opens an engine and closes it whatever happens."""
-    engine = open_engine(kind)
+    engine = open_engine(kind, spec)
     try:
         yield engine
     finally:
@@ -108,7 +108,7 @@ def load(recipe: Recipe, task: Task, engine: Engine, *, adapter: Path | None = N
 def train(checked: Checked, *, engine_kind: str, resume: bool, say: Callable[[str], None]) -> None:
     """Trains a checked recipe and writes its run folder."""
     recipe, splits = checked.recipe, checked.splits
-    with engine_for(engine_kind) as engine:
+    with engine_for(engine_kind, recipe.engine) as engine:
         clock = {"start": time.perf_counter()}
         loaded = load(recipe, splits.task, engine)
         rows = {name: loaded.encode(getattr(splits, name)) for name in SPLITS}
@@ -246,11 +246,8 @@ def _finish(
 
 def frozen_bytes(module: torch.nn.Module) -> int:
     """Bytes of frozen weights that this process itself holds."""
-    total = 0
-    for parameter in module.parameters():
-        local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
-        total += local.numel() * local.element_size()
-    return total
+    parts = [held(parameter) for parameter in module.parameters()]
+    return sum(part.numel() * part.element_size() for part in parts)
 
 
 def _write_results(folder: Path, result: dict[str, Any], *, metric: str) -> None:

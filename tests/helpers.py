@@ -115,11 +115,12 @@ def start_ranks(
     path: Path,
     *overrides: str,
     count: int,
+    kind: str = "fsdp2",
     resume: bool = False,
     target: Callable[..., None] | None = None,
     arguments: tuple[Any, ...] = (),
 ) -> list[BaseProcess]:
-    """FSDP2 ranks on the CPU, as torchrun would start them; or `target`, with the recipe, the
+    """An engine's ranks on the CPU, as torchrun would start them; or `target`, with the recipe, the
     arguments and the rank's environment."""
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     ranks = []
@@ -128,7 +129,7 @@ def start_ranks(
         own |= address | {"ACCELERATE_USE_CPU": "true"}
         given: tuple[Any, ...] = (str(path), *arguments, own)
         if target is None:
-            given = ("fsdp2", str(path), list(overrides), resume, own)
+            given = (kind, str(path), list(overrides), resume, own)
         ranks.append(FORKSERVER.Process(target=target or run_recipe, args=given))
         ranks[-1].start()
     return ranks
@@ -137,10 +138,12 @@ def start_ranks(
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
-def launch_command(path: Path, *overrides: str, count: int = 2) -> list[str]:
-    """What a person types for FSDP2 on the CPU."""
+def launch_command(
+    path: Path, *overrides: str, count: int = 2, launcher: str = "fsdp"
+) -> list[str]:
+    """What a person types for a sharded run on the CPU."""
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu"]
-    command += ["--num_processes", str(count), str(ROOT / "launchers" / "fsdp.py")]
+    command += ["--num_processes", str(count), str(ROOT / "launchers" / f"{launcher}.py")]
     return [*command, str(path), *overrides]
 
 

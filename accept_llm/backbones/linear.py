@@ -25,7 +25,7 @@ def needs_fp32(device: torch.device, dtype: torch.dtype) -> bool:
 def with_fp32_products(root: nn.Module) -> None:
     """Gives every linear layer below `root` the faster products, forward and backward."""
     for module in root.modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and module.weight.dtype == torch.bfloat16:
             layer: Any = module  # the class may be FSDP's: only the instance is changed
             layer.forward = partial(_forward, layer)
 

@@ -4,7 +4,7 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,16 @@ from torch.utils.checkpoint import checkpoint
 
 from accept_llm.backbones import Backbone, Layout
 from accept_llm.backbones.causal import CausalBackbone, CausalRoot
+from accept_llm.backbones.int8 import fill_int8, use_int8
 from accept_llm.backbones.linear import needs_fp32, with_fp32_products
 from accept_llm.backbones.seq2seq import Seq2SeqBackbone, Seq2SeqRoot
 from accept_llm.backbones.slices import Checkpoint
 from accept_llm.models import ModelInfo
+from accept_llm.recipe import ModelSpec
 from accept_llm.recipe_errors import RecipeError
 
+Weights = Literal["bf16", "int8", "bnb-int8", "bnb-nf4"]
+Shard = Callable[[nn.Module, list[nn.Module]], None]
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 # Families whose attention takes our mask as it is (tests/test_backbones.py holds each to it).
 PACKED = (
@@ -56,6 +60,20 @@ def choose_layout(
     return layout
 
 
+def load_backbone(
+    spec: ModelSpec, info: ModelInfo, layout: Layout, *, device: torch.device, shard: Shard | None
+) -> Backbone:
+    """The model that a recipe names: cut up by `shard`, or whole."""
+    how: dict[str, Any] = {
+        "dtype": spec.dtype,
+        "checkpointing": spec.checkpointing,
+        "weights": spec.weights,
+    }
+    if shard is None:
+        return load_whole(info, layout=layout, device=device, **how)
+    return load_sharded(info, layout=layout, device=device, shard=shard, **how)
+
+
 def load_whole(
     info: ModelInfo,
     *,
@@ -63,10 +81,22 @@ def load_whole(
     layout: Layout,
     device: torch.device,
     checkpointing: bool = False,
+    weights: Weights = "bf16",
 ) -> Backbone:
-    """The model on one device, through transformers' own loader."""
+    """The model on one device, through transformers' own loader; `weights` as ModelSpec has it."""
+    if weights == "int8":
+        return load_sharded(
+            info,
+            dtype=dtype,
+            layout=layout,
+            device=device,
+            shard=lambda root, parts: None,
+            checkpointing=checkpointing,
+            weights=weights,
+        )
+    more = _bitsandbytes(weights, DTYPES[dtype], device) if weights != "bf16" else {}
     loaded: Any = _auto_class(info).from_pretrained(
-        info.folder, dtype=DTYPES[dtype], output_loading_info=True
+        info.folder, dtype=DTYPES[dtype], output_loading_info=True, **more
     )
     lm, report = loaded
     _refuse_missing(lm, info, report["missing_keys"])  # transformers would draw them at random
@@ -81,11 +111,13 @@ def load_sharded(
     dtype: str,
     layout: Layout,
     device: torch.device,
-    shard: Callable[[nn.Module, list[nn.Module]], None],
+    shard: Shard,
     checkpointing: bool = False,
+    weights: Weights = "bf16",
 ) -> Backbone:
     """Built without memory, cut up by `shard(root, parts)`, then filled: every rank reads
-    only its own slices of the files."""
+    only its own slices of the files, and quantises them itself."""
+    assert weights in ("bf16", "int8"), weights  # others: preflight.py
     from accelerate import init_empty_weights
     from transformers import AutoConfig
 
@@ -95,17 +127,25 @@ def load_sharded(
         lm = _auto_class(info).from_config(config, dtype=DTYPES[dtype])
     checkpoint = Checkpoint(info.files)
     _refuse_missing(lm, info, _tie(lm, checkpoint))
+    if weights == "int8":
+        use_int8(lm)
     if checkpointing:
         checkpoint_blocks(lm)
     root = _root(lm, info)
     root.requires_grad_(False)
     shard(root, _parts(lm))
-    buffers = {name: buffer.to(device) for name, buffer in root.named_buffers()}
-    root.to_empty(device=device)
-    for name, buffer in buffers.items():
-        root.get_buffer(name).copy_(buffer)
+    _materialise(root, device)
     _fill(lm, info, checkpoint)
     return _frozen(root, info, dtype=dtype, layout=layout)
+
+
+def _bitsandbytes(weights: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """from_pretrained's arguments for bitsandbytes' weights."""
+    from transformers import BitsAndBytesConfig
+
+    four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+    config = BitsAndBytesConfig(**(four if weights == "bnb-nf4" else {"load_in_8bit": True}))
+    return {"quantization_config": config, "device_map": {"": device}}
 
 
 def checkpoint_blocks(lm: Any) -> None:
@@ -185,23 +225,65 @@ def _parts(lm: Any) -> list[nn.Module]:
     return layers if ends[0].weight is ends[1].weight else [*layers, *ends]
 
 
+def homes_of(root: nn.Module) -> dict[Tensor, list[tuple[nn.Module, str]]]:
+    """The modules that hold each parameter, and its name there."""
+    homes: dict[Tensor, list[tuple[nn.Module, str]]] = {}
+    for module in root.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            homes.setdefault(parameter, []).append((module, name))
+    return homes
+
+
+def _materialise(root: nn.Module, device: torch.device) -> None:
+    """Gives every parameter that has none memory, shared where it was shared; buffers keep their
+    numbers."""
+    buffers = {name: buffer.to(device) for name, buffer in root.named_buffers()}
+    homes = homes_of(root)
+    if not any(hasattr(parameter, "ds_tensor") for parameter in homes):
+        root.to_empty(device=device)
+    for (first, name), *others in homes.values():
+        for module, other in others:  # FSDP2 has done it itself
+            setattr(module, other, getattr(first, name))
+    for name, buffer in buffers.items():
+        parent, _, last = name.rpartition(".")
+        setattr(root.get_submodule(parent), last, buffer)
+
+
 def _fill(lm: nn.Module, info: ModelInfo, checkpoint: Checkpoint) -> None:
     """Reads this rank's rows of every stored parameter and buffer, once for a tied weight."""
     filled: set[int] = set()
-    for name, tensor in lm.state_dict(keep_vars=True).items():
+    tensors = lm.state_dict(keep_vars=True)
+    for name, tensor in tensors.items():
         if name not in checkpoint.names or id(tensor) in filled:
             continue
         filled.add(id(tensor))
         shape = checkpoint.shape(name)
-        if shape != tuple(tensor.shape):
+        made = tuple(getattr(tensor, "ds_shape", tensor.shape))
+        if shape != made:
             raise RecipeError(
                 [
                     f"model: {info.folder} has {name} as {list(shape)}, but its config.json makes "
-                    f"it {list(tensor.shape)}; they must agree"
+                    f"it {list(made)}; they must agree"
                 ]
             )
+        scale = tensors.get(name.removesuffix("weight") + "scale")
+        piece = getattr(tensor, "ds_tensor", None)
+        if piece is not None:
+            first = tensor.ds_zero_partition_rank * len(piece)
+            checkpoint.read_flat(name, first, piece)
+            continue
         start, rows = _own_rows(tensor)
-        checkpoint.read_rows(name, start, start + len(rows), rows)
+        if scale is None:
+            checkpoint.read_rows(name, start, start + len(rows), rows)
+        else:
+            fill_int8(rows, _own_rows(scale)[1], partial(checkpoint.read_rows, name), start=start)
+
+
+def held(parameter: Any) -> Tensor:
+    """The part of a parameter that this process itself holds."""
+    if hasattr(parameter, "ds_tensor"):  # DeepSpeed's piece, which is flat
+        return parameter.ds_tensor
+    return parameter.to_local() if hasattr(parameter, "to_local") else parameter
 
 
 def _own_rows(tensor: Tensor) -> tuple[int, Tensor]:

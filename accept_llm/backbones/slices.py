@@ -61,13 +61,22 @@ class Checkpoint:
         assert 0 <= start <= stop <= rows, (name, start, stop, rows)
         assert out.shape == (stop - start, *row), (name, out.shape, (stop - start, *row))
         flat = out.detach().view(-1)  # fails, as it must, where it would be a copy
-        if not len(flat):
+        self.read_flat(name, start * prod(row), flat)
+
+    def read_flat(self, name: str, start: int, out: Tensor) -> None:
+        """Fills `out` (n,) with the tensor's numbers from `start`, counted through its rows, as
+        far as there are any; what is left of `out` is set to 0."""
+        stored = self._tensors[name]
+        there = min(len(out), max(0, prod(stored.shape) - start))
+        out[there:] = 0
+        flat = out[:there]
+        if not there:
             return
         dtype = _dtype(name, stored)
         direct = out.dtype == dtype and out.device.type == "cpu"
         step = len(flat) if direct else CHUNK // dtype.itemsize
         with stored.file.open("rb", buffering=0) as stream:
-            stream.seek(stored.start + start * prod(row) * dtype.itemsize)
+            stream.seek(stored.start + start * dtype.itemsize)
             for piece in flat.split(step):
                 buffer = piece if direct else torch.empty(len(piece), dtype=dtype)
                 _read_into(stream, buffer, stored.file)

@@ -8,9 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from accept_llm import recipe
 from accept_llm.backbones import Backbone, Layout
 from accept_llm.models import ModelInfo
-from accept_llm.recipe import ModelSpec
+from accept_llm.recipe import EngineSpec, ModelSpec
 
 
 class Engine(Protocol):
@@ -34,12 +35,21 @@ class Engine(Protocol):
         """Ends the process group, if there is one."""
 
 
-def open_engine(kind: str) -> Engine:
-    """The engine of that name; raises RecipeError where its launcher is missing."""
+def open_engine(kind: str, spec: EngineSpec | None = None) -> Engine:
+    """The engine of that name, with the recipe's `engine` section; RecipeError where its launcher
+    is missing."""
+    if kind == "ddp":
+        from accept_llm.engines.ddp import DdpEngine
+
+        return DdpEngine()
     if kind == "fsdp2":
         from accept_llm.engines.fsdp2 import Fsdp2Engine
 
         return Fsdp2Engine()
+    if kind == "zero3":
+        from accept_llm.engines.zero3 import Zero3Engine
+
+        return Zero3Engine(offload=isinstance(spec, recipe.Zero3Engine) and spec.offload)
     from accept_llm.engines.single import SingleEngine
 
     return SingleEngine()

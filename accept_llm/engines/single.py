@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from accept_llm.backbones import Backbone, Layout
-from accept_llm.backbones.loading import load_whole
+from accept_llm.backbones.loading import load_backbone
 from accept_llm.models import ModelInfo
 from accept_llm.ranks import wants_cpu
 from accept_llm.recipe import ModelSpec
@@ -23,13 +23,7 @@ class SingleEngine:
         )
 
     def load_backbone(self, spec: ModelSpec, info: ModelInfo, layout: Layout) -> Backbone:
-        return load_whole(
-            info,
-            dtype=spec.dtype,
-            layout=layout,
-            checkpointing=spec.checkpointing,
-            device=self.device,
-        )
+        return load_backbone(spec, info, layout, device=self.device, shard=None)
 
     def sum_over_ranks(self, x: Tensor) -> Tensor:
         return x

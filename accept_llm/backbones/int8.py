@@ -1,0 +1,163 @@
+"""Frozen weights in 8 bits: plain int8 numbers with a scale for every few inputs of a row.
+
+The stored weight is round(w / s) with s = max|w| / 127 over a group; a product uses s * int8 in the
+activations' dtype, forward and backward, so that the gradient to the input is exact for the weight
+that is used. Parameters are plain tensors, which FSDP2 cuts up by rows like any other.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from accept_llm.backbones.linear import ROWS, needs_fp32
+from accept_llm.recipe_errors import RecipeError
+
+GROUPS = (64, 32)  # inputs that share a scale; a width that neither divides has one a row
+CHUNK = 2 << 20  # numbers that are quantised at a time
+
+
+def group_of(width: int) -> int:
+    """How many inputs of a row share a scale."""
+    return next((size for size in GROUPS if width % size == 0), width)
+
+
+class _Quantised(nn.Module):
+    """A frozen matrix (n, width): `weight` int8 and `scale` (n, width / group)."""
+
+    weight: Tensor
+    scale: Tensor
+
+    def __init__(self, n: int, width: int, dtype: torch.dtype):
+        super().__init__()
+        self.out_features, self.in_features = n, width
+        groups = width // group_of(width)
+        empty = torch.empty(n, width, dtype=torch.int8, device="meta")
+        self.weight = nn.Parameter(empty, requires_grad=False)
+        scales = torch.empty(n, groups, dtype=dtype, device="meta")
+        self.scale = nn.Parameter(scales, requires_grad=False)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, int8"
+
+
+class Int8Linear(_Quantised):
+    """In place of a frozen nn.Linear."""
+
+    def __init__(self, like: nn.Linear):
+        super().__init__(like.out_features, like.in_features, like.weight.dtype)
+        self.bias = like.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Product.apply(x, self.weight, self.scale, self.bias)
+
+
+class Int8Embedding(_Quantised):
+    """In place of a frozen nn.Embedding."""
+
+    def __init__(self, like: nn.Embedding):
+        super().__init__(like.num_embeddings, like.embedding_dim, like.weight.dtype)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        rows = self.weight[ids.flatten()], self.scale[ids.flatten()]
+        return dequantised(*rows, dtype=self.scale.dtype).view(*ids.shape, self.in_features)
+
+
+class _Product(torch.autograd.Function):
+    """F.linear with the dequantised weight, on the CPU with some rows of it at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight, scale)
+        wide, rows = _inner(x)
+        out = x.new_empty(*x.shape[:-1], len(weight))
+        for start in range(0, len(weight), rows or len(weight)):
+            part = slice(start, start + (rows or len(weight)))
+            matrix = dequantised(weight[part], scale[part], dtype=wide.dtype)
+            added = None if bias is None else bias[part].to(wide.dtype)
+            out[..., part] = F.linear(wide, matrix, added)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        weight, scale = ctx.saved_tensors
+        wide, rows = _inner(grad)
+        total: Tensor | None = None
+        for start in range(0, len(weight), rows or len(weight)):
+            part = slice(start, start + (rows or len(weight)))
+            product = wide[..., part] @ dequantised(weight[part], scale[part], dtype=wide.dtype)
+            total = product if total is None else total.add_(product)
+        assert total is not None
+        return total.to(grad.dtype), None, None, None
+
+
+def _inner(x: Tensor) -> tuple[Tensor, int]:
+    """x in the dtype of the product, and how many rows of the weight to take at a time."""
+    if x.device.type != "cpu":
+        return x, 0
+    return (x.float() if needs_fp32(x.device, x.dtype) else x), ROWS
+
+
+def dequantised(weight: Tensor, scale: Tensor, *, dtype: torch.dtype) -> Tensor:
+    """int8 (n, width) and scales (n, groups) -> (n, width) in `dtype`."""
+    grouped = weight.to(dtype).view(*scale.shape, weight.shape[1] // scale.shape[1])
+    return grouped.mul_(scale[..., None].to(dtype)).view(weight.shape)
+
+
+def quantise(rows: Tensor, weight: Tensor, scale: Tensor) -> None:
+    """Fills int8 `weight` (n, width) and `scale` (n, groups) from rows (n, width)."""
+    grouped = rows.float().view(*scale.shape, rows.shape[1] // scale.shape[1])
+    scale.copy_(grouped.abs().amax(-1) / 127)
+    divisor = scale.float().clamp(min=torch.finfo(torch.float32).tiny)  # as it is stored
+    steps = (grouped / divisor[..., None]).round().clamp(-127, 127)
+    weight.copy_(steps.view(weight.shape))
+
+
+def fill_int8(
+    weight: Tensor, scale: Tensor, read: Callable[[int, int, Tensor], None], *, start: int
+) -> None:
+    """Quantises rows `start`, `start + 1`, ... of a stored matrix; `read(first, stop, out)` gives
+    them, some at a time."""
+    step = max(1, CHUNK // weight.shape[1])
+    for first in range(0, len(weight), step):
+        part = slice(first, first + step)
+        rows = torch.empty(weight[part].shape, dtype=torch.float32, device=weight.device)
+        read(start + first, start + first + len(rows), rows)
+        quantise(rows, weight[part], scale[part])
+
+
+def use_int8(lm: Any) -> None:
+    """Puts empty 8-bit modules in place of every linear layer and of the word embeddings, below a
+    model without memory (device meta); modules that share a weight share the 8-bit one.
+
+    Norms, biases and position tables stay as they are. RecipeError names a matrix that is neither.
+    """
+    words, made = lm.get_input_embeddings(), dict[nn.Module, nn.Module]()
+    twins: dict[Tensor, _Quantised] = {}
+    for parent in list(lm.modules()):
+        for name, child in list(parent.named_children()):
+            if child in made:
+                setattr(parent, name, made[child])
+            elif child is words or isinstance(child, nn.Linear):
+                new = Int8Embedding(child) if child is words else Int8Linear(child)
+                twin = twins.setdefault(child.weight, new)
+                new.weight, new.scale = twin.weight, twin.scale
+                made[child] = new
+                setattr(parent, name, new)
+    _refuse_others(lm)
+
+
+def _refuse_others(lm: nn.Module) -> None:
+    for where, module in lm.named_modules():
+        if isinstance(module, _Quantised | nn.Embedding):
+            continue
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim > 1:
+                raise RecipeError(
+                    [
+                        f"model.weights: got 'int8'; {type(lm).__name__} has {where}.{name}, a "
+                        f"{type(module).__name__}; int8 needs linear layers; allowed: bf16"
+                    ]
+                )

@@ -1,0 +1,164 @@
+"""One adapter under every engine: training, and the predictions of what was trained, on two CPU
+processes against one process."""
+
+import json
+import os
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import ENVIRONMENT, finish, launch_command, metrics, recipe_data, start, start_ranks
+
+from accept_llm.recipe import dump_recipe, parse_recipe
+
+NEEDS_DEEPSPEED = pytest.mark.skipif(
+    find_spec("deepspeed") is None, reason="deepspeed is not installed (the extra `deepspeed`)"
+)
+SHARDED = ["ddp", "fsdp2", pytest.param("zero3", marks=NEEDS_DEEPSPEED)]
+STEPS = 20
+# 24 rows in batches of 5, and each rank's part in micro-batches of 2: nothing divides anything.
+TRAIN = {"steps": STEPS, "eval_every": 5, "warmup_steps": 3, "micro_batch_size": 2}
+HEADS = {"llama": {"kind": "linear"}, "t5": {"kind": "choice"}}
+
+
+@pytest.fixture(scope="module", params=["llama", "t5"])
+def recipe(request, tmp_path_factory, tiny_llama, tiny_t5) -> Path:
+    model = tiny_llama if request.param == "llama" else tiny_t5
+    folder = tmp_path_factory.mktemp(request.param)
+    data = recipe_data(folder, model, **TRAIN)
+    data["head"] = HEADS[request.param]
+    if request.param == "t5":
+        data["head"]["words"] = {"bad": "no", "good": "yes kettle"}
+    path = folder / "recipe_in.yaml"
+    path.write_text(dump_recipe(parse_recipe(data)))
+    return path
+
+
+def trained(path: Path, kind: str, *overrides: str) -> Path:
+    """The run folder of a run under this engine, which is trained once."""
+    name = "_".join([kind, *(change.split("=")[1] for change in overrides)])
+    folder = path.parent / "runs" / name
+    if not folder.exists():
+        changes = (f"name={name}", *overrides)
+        ranks = (
+            [start(path, *changes)]
+            if kind == "single"
+            else start_ranks(path, *changes, count=2, kind=kind)
+        )
+        codes = finish(*ranks)
+        said = Path(f"{path}.err")
+        assert set(codes) == {0}, said.read_text() if said.exists() else codes
+    return folder
+
+
+def losses(folder: Path) -> list[float]:
+    return [line["loss"] for line in metrics(folder, of="loss")]
+
+
+def result(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text())
+
+
+def assert_same_training(folder: Path, other: Path, *, rel: float) -> None:
+    """The loss trace, the final prompt and head, and the scores."""
+    assert len(losses(other)) == STEPS
+    assert losses(folder) == pytest.approx(losses(other), rel=rel)
+    ours, theirs = (torch.load(f / "state" / "state.pt") for f in (folder, other))
+    for part in "prompt", "head":
+        for name, want in theirs[part].items():
+            if want.is_floating_point():
+                assert (ours[part][name] - want).norm() <= rel * want.norm(), name
+    for split in "validation", "test":
+        got, want = result(folder)[split], result(other)[split]
+        assert got == pytest.approx(want, rel=rel)
+        assert got["accuracy"] == want["accuracy"]
+
+
+@pytest.mark.parametrize("kind", SHARDED)
+def test_training_equals_one_process(recipe, kind):
+    folder, one = trained(recipe, kind), trained(recipe, "single")
+    assert_same_training(folder, one, rel=1e-4)
+    (whole,), held = (result(f)["frozen_bytes_per_rank"] for f in (one, folder))
+    share = whole if kind == "ddp" else whole / 2
+    assert held == pytest.approx([share, share], rel=0.01)
+
+
+def test_int8_in_shards_equals_int8_in_one_process(recipe):
+    folders = [trained(recipe, kind, "model.weights=int8") for kind in ("fsdp2", "single")]
+    assert_same_training(*folders, rel=1e-3)
+    (whole,), held = (result(f)["frozen_bytes_per_rank"] for f in reversed(folders))
+    assert held == pytest.approx([whole / 2, whole / 2], rel=0.05)  # some widths are not even
+    (wide,) = result(trained(recipe, "single"))["frozen_bytes_per_rank"]
+    assert whole < 0.31 * wide  # fp32
+
+
+def logits(path: str, kind: str, adapters: list[str], out: str, rank: dict[str, str]) -> None:
+    """One process of an engine: the scores of the test rows by each adapter."""
+    torch.set_num_threads(1)
+    os.environ |= rank
+    from accept_llm.data import load_splits
+    from accept_llm.evaluate import predict
+    from accept_llm.recipe import read_recipe
+    from accept_llm.run import engine_for, load
+
+    recipe, scores = read_recipe(Path(path)), {}
+    splits = load_splits(recipe.task, seed=0)
+    with engine_for(kind) as engine:
+        for folder in adapters:
+            loaded = load(recipe, splits.task, engine, adapter=Path(folder) / "prompt")
+            found = predict(loaded.model, loaded.encode(splits.test), batch_size=4)
+            scores[folder] = [p.scores for p in found]
+    if rank["RANK"] == "0":
+        Path(out).write_text(json.dumps(scores))
+
+
+def scored(path: Path, kind: str, adapters: list[Path]) -> dict[str, list[list[float]]]:
+    out, count = path.parent / f"scores_{kind}.json", 1 if kind == "single" else 2
+    arguments = (kind, [str(folder) for folder in adapters], str(out))
+    assert (
+        finish(*start_ranks(path, count=count, target=logits, arguments=arguments)) == [0] * count
+    )
+    return json.loads(out.read_text())
+
+
+@NEEDS_DEEPSPEED
+def test_every_adapter_gives_the_same_logits_under_every_engine(recipe):
+    kinds = ["single", "ddp", "fsdp2", "zero3"]
+    adapters = [trained(recipe, kind) for kind in kinds]
+    adapters.append(trained(recipe, "single", "model.weights=int8"))
+    want = scored(recipe, "single", adapters)
+    for kind in kinds[1:]:
+        got = scored(recipe, kind, adapters)
+        for folder in map(str, adapters):
+            torch.testing.assert_close(
+                torch.tensor(got[folder]), torch.tensor(want[folder]), rtol=1e-4, atol=1e-4
+            )
+
+
+@pytest.mark.parametrize("recipe", ["llama"], indirect=True)
+@pytest.mark.parametrize("launcher", ["ddp", pytest.param("zero3", marks=NEEDS_DEEPSPEED)])
+def test_launchers(recipe, launcher):
+    command = launch_command(recipe, f"name=launched_{launcher}", launcher=launcher)
+    subprocess.run(command, env=ENVIRONMENT, check=True, timeout=180, capture_output=True)
+    launched = recipe.parent / "runs" / f"launched_{launcher}"
+    assert_same_training(launched, trained(recipe, "single"), rel=1e-4)
+
+
+@pytest.mark.parametrize("recipe", ["llama"], indirect=True)
+@pytest.mark.parametrize(
+    ("kind", "changes", "said"),
+    [
+        ("fsdp2", ["model.weights=bnb-int8"], "got 'bnb-int8'; allowed under fsdp2: bf16, int8"),
+        ("zero3", ["model.weights=int8"], "got 'int8'; allowed under zero3: bf16"),
+        ("ddp", ["engine.kind=fsdp2"], "this launcher runs 'ddp'; use: accelerate launch"),
+    ],
+)
+def test_what_an_engine_cannot_hold_is_refused(recipe, kind, changes, said):
+    before = set((recipe.parent / "runs").glob("*"))
+    name = "name=refused"
+    assert finish(*start_ranks(recipe, name, *changes, count=2, kind=kind)) == [2, 2]
+    assert said in Path(f"{recipe}.err").read_text()
+    assert set((recipe.parent / "runs").glob("*")) == before
