@@ -8,9 +8,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
-from helpers import ENVIRONMENT, finish, launch_command, metrics, recipe_data, start, start_ranks
+from helpers import (
+    ENVIRONMENT,
+    finish,
+    launch_command,
+    metrics,
+    recipe_data,
+    start,
+    start_ranks,
+    wait_for_step,
+)
 
 from accept_llm.recipe import dump_recipe, parse_recipe
 
@@ -64,7 +74,7 @@ def result(folder: Path) -> dict[str, Any]:
 
 def assert_same_training(folder: Path, other: Path, *, rel: float) -> None:
     """The loss trace, the final prompt and head, and the scores."""
-    assert len(losses(other)) == STEPS
+    assert len(losses(folder)) == len(losses(other)) >= STEPS
     assert losses(folder) == pytest.approx(losses(other), rel=rel)
     ours, theirs = (torch.load(f / "state" / "state.pt") for f in (folder, other))
     for part in "prompt", "head":
@@ -145,6 +155,33 @@ def test_launchers(recipe, launcher):
     subprocess.run(command, env=ENVIRONMENT, check=True, timeout=180, capture_output=True)
     launched = recipe.parent / "runs" / f"launched_{launcher}"
     assert_same_training(launched, trained(recipe, "single"), rel=1e-4)
+
+
+@pytest.mark.parametrize("recipe", ["llama"], indirect=True)
+def test_a_rank_that_dies_stops_the_others_and_three_go_on(recipe):
+    """Within 60 s, with a message; --resume then ends where one process does."""
+    longer = ("train.steps=60", "train.save_every=5")
+    folder = recipe.parent / "runs" / "dies"
+    command = launch_command(recipe, "name=dies", *longer)
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=ENVIRONMENT, **pipes) as launcher:
+        assert wait_for_step(folder, 12)
+        victim = next(p for p in ranks_below(launcher.pid) if p.environ()["RANK"] == "1")
+        others = [p for p in ranks_below(launcher.pid) if p != victim]
+        victim.kill()
+        _, said = launcher.communicate(timeout=60)
+    assert launcher.returncode != 0
+    assert "SIGKILL" in said
+    assert psutil.wait_procs(others, timeout=5)[1] == []
+    assert not (folder / "result.json").exists()
+    assert finish(*start_ranks(recipe, "name=dies", *longer, count=3, resume=True)) == [0] * 3
+    assert finish(start(recipe, "name=whole", *longer)) == [0]
+    assert_same_training(folder, recipe.parent / "runs" / "whole", rel=1e-4)
+
+
+def ranks_below(launcher: int) -> list[psutil.Process]:
+    below = psutil.Process(launcher).children(recursive=True)
+    return [process for process in below if "RANK" in process.environ()]
 
 
 @pytest.mark.parametrize("recipe", ["llama"], indirect=True)

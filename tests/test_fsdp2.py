@@ -165,13 +165,13 @@ def test_sigterm_of_one_rank_stops_both(recipe, one_process):
     assert_parity(folder, one_process, ranks=2)
 
 
-def gather_in_a_step(path: str, out: str, rank: dict) -> None:
-    """One rank: how many numbers each all-gather of a forward and a backward pass brings."""
+def gather_in_a_step(path: str, out: str, weights: str, dtype: str, rank: dict) -> None:
+    """One rank: how many bytes each all-gather of a forward and a backward pass brings."""
     os.environ |= rank
     from accept_llm.batches import collate
     from accept_llm.data import load_splits
     from accept_llm.engines.fsdp2 import Fsdp2Engine, OneBuffer
-    from accept_llm.recipe import read_recipe
+    from accept_llm.recipe import load_recipe
     from accept_llm.run import load
 
     torch.set_num_threads(1)
@@ -179,11 +179,12 @@ def gather_in_a_step(path: str, out: str, rank: dict) -> None:
     real = OneBuffer.__call__
 
     def counted(self, output_tensor, *args, **kwargs):
-        sizes.append(output_tensor.numel())
+        sizes.append(output_tensor.numel() * output_tensor.element_size())
         return real(self, output_tensor, *args, **kwargs)
 
     OneBuffer.__call__ = counted
-    recipe, engine = read_recipe(Path(path)), Fsdp2Engine()
+    changes = (f"model.weights={weights}", f"model.dtype={dtype}")
+    recipe, engine = load_recipe(Path(path), changes)[0], Fsdp2Engine()
     splits = load_splits(recipe.task, seed=0)
     loaded = load(recipe, splits.task, engine)
     batch = collate(loaded.encode(splits.train[:4]))
@@ -197,15 +198,28 @@ def gather_in_a_step(path: str, out: str, rank: dict) -> None:
     engine.close()
 
 
+def gathered(recipe: Path, weights: str, dtype: str) -> tuple[list[int], list[int]]:
+    out = recipe.parent / f"gathers_{weights}.json"
+    arguments = (str(out), weights, dtype)
+    assert finish(*start_ranks(recipe, count=2, target=gather_in_a_step, arguments=arguments)) == [
+        0,
+        0,
+    ]
+    return tuple(json.loads(out.read_text()))
+
+
 def test_a_layer_is_gathered_once_forward_and_once_backward(recipe, tiny_llama):
-    out = recipe.parent / "gathers.json"
-    finish(*start_ranks(recipe, count=2, target=gather_in_a_step, arguments=(str(out),)))
-    forward, backward = json.loads(out.read_text())
+    forward, backward = gathered(recipe, "bf16", "fp32")
     lm = AutoModelForCausalLM.from_pretrained(tiny_llama)
-    layer = sum(p.numel() for p in lm.model.layers[0].parameters())
-    norm, embedding = lm.model.norm.weight.numel(), lm.model.embed_tokens.weight.numel()
+    layer = sum(p.nbytes for p in lm.model.layers[0].parameters())
+    norm, embedding = lm.model.norm.weight.nbytes, lm.model.embed_tokens.weight.nbytes
     assert sorted(forward) == sorted([norm, embedding, layer, layer])
     assert sorted(backward) == sorted([norm, layer, layer])
+
+
+def test_int8_moves_about_half_the_bytes_of_bf16(recipe):
+    wide, narrow = (sum(map(sum, gathered(recipe, w, "bf16"))) for w in ("bf16", "int8"))
+    assert narrow <= 0.55 * wide
 
 
 @pytest.mark.slow
