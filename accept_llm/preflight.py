@@ -208,6 +208,8 @@ def check_adapter(recipe: Recipe, info: ModelInfo | None) -> None:
     with problems.catch():
         if info is not None:
             check_fits(card, info)
+    with problems.catch():
+        check_weights(recipe, "single")  # what evaluates and predicts
     labels = list(task_from(recipe.task).labels)
     theirs = card["task"].get("labels")
     if labels != theirs:

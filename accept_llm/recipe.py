@@ -36,6 +36,7 @@ from accept_llm.recipe_parts import (
     TaskSpec,
     Train,
     WeightDecays,
+    Weights,
     Zero3Engine,
 )
 from accept_llm.recipe_prompt import (
@@ -80,6 +81,7 @@ __all__ = [
     "TaskSpec",
     "Train",
     "WeightDecays",
+    "Weights",
     "Zero3Engine",
     "dump_recipe",
     "load_recipe",

@@ -17,10 +17,13 @@ def _no_fp16(value: Any) -> Any:
     return value
 
 
+Weights = Literal["bf16", "int8", "bnb-int8", "bnb-nf4"]
+
+
 class _Model(Spec):
     dtype: Annotated[Literal["bf16", "fp32"], BeforeValidator(_no_fp16)] = "bf16"
     """Type of the frozen weights and of the activations. The prompt is always fp32."""
-    weights: Literal["bf16", "int8", "bnb-int8", "bnb-nf4"] = "bf16"
+    weights: Weights = "bf16"
     """bf16: as they are, in `dtype`. int8: linear layers and word embeddings in 8 bits with a scale
     for 64 inputs, on one device or in shards. bnb-int8 and bnb-nf4: bitsandbytes' (the extra
     `quant`), a whole model a process."""

@@ -128,9 +128,8 @@ def logits(path: str, kind: str, adapters: list[str], out: str, rank: dict[str, 
 def scored(path: Path, kind: str, adapters: list[Path]) -> dict[str, list[list[float]]]:
     out, count = path.parent / f"scores_{kind}.json", 1 if kind == "single" else 2
     arguments = (kind, [str(folder) for folder in adapters], str(out))
-    assert (
-        finish(*start_ranks(path, count=count, target=logits, arguments=arguments)) == [0] * count
-    )
+    ranks = start_ranks(path, count=count, target=logits, arguments=arguments)
+    assert finish(*ranks) == [0] * count
     return json.loads(out.read_text())
 
 

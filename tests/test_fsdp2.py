@@ -201,10 +201,8 @@ def gather_in_a_step(path: str, out: str, weights: str, dtype: str, rank: dict) 
 def gathered(recipe: Path, weights: str, dtype: str) -> tuple[list[int], list[int]]:
     out = recipe.parent / f"gathers_{weights}.json"
     arguments = (str(out), weights, dtype)
-    assert finish(*start_ranks(recipe, count=2, target=gather_in_a_step, arguments=arguments)) == [
-        0,
-        0,
-    ]
+    ranks = start_ranks(recipe, count=2, target=gather_in_a_step, arguments=arguments)
+    assert finish(*ranks) == [0, 0]
     return tuple(json.loads(out.read_text()))
 
 

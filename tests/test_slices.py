@@ -64,6 +64,18 @@ def test_a_read_changes_nothing_beside_its_rows(files):
     assert not whole[7:].any()
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 3, 40])
+def test_flat_pieces_end_in_zeros(files, ranks):
+    """As DeepSpeed cuts a tensor: all pieces of one size, the last ones beyond the end."""
+    want = load_file(files[0])["matrix.torch.float32"].flatten()
+    size = -(-len(want) // ranks)
+    pieces = torch.full((ranks, size), 7.0)
+    for rank, piece in enumerate(pieces):
+        Checkpoint(files).read_flat("matrix.torch.float32", rank * size, piece)
+    assert torch.equal(pieces.flatten()[: len(want)], want)
+    assert not pieces.flatten()[len(want) :].any()
+
+
 def test_scalars_and_whole_numbers(tmp_path):
     stored = {"scalar": torch.tensor(2.5), "flags": torch.tensor([True, False])}
     stored["whole"] = torch.arange(3)

@@ -71,10 +71,9 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight, scale)
-        wide, rows = _inner(x)
+        wide, parts = _inner(x, len(weight))
         out = x.new_empty(*x.shape[:-1], len(weight))
-        for start in range(0, len(weight), rows or len(weight)):
-            part = slice(start, start + (rows or len(weight)))
+        for part in parts:
             matrix = dequantised(weight[part], scale[part], dtype=wide.dtype)
             added = None if bias is None else bias[part].to(wide.dtype)
             out[..., part] = F.linear(wide, matrix, added)
@@ -83,21 +82,21 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         weight, scale = ctx.saved_tensors
-        wide, rows = _inner(grad)
+        wide, parts = _inner(grad, len(weight))
         total: Tensor | None = None
-        for start in range(0, len(weight), rows or len(weight)):
-            part = slice(start, start + (rows or len(weight)))
+        for part in parts:
             product = wide[..., part] @ dequantised(weight[part], scale[part], dtype=wide.dtype)
             total = product if total is None else total.add_(product)
         assert total is not None
         return total.to(grad.dtype), None, None, None
 
 
-def _inner(x: Tensor) -> tuple[Tensor, int]:
-    """x in the dtype of the product, and how many rows of the weight to take at a time."""
+def _inner(x: Tensor, rows: int) -> tuple[Tensor, list[slice]]:
+    """x in the dtype of the product, and the parts of the weight's rows to take at a time."""
     if x.device.type != "cpu":
-        return x, 0
-    return (x.float() if needs_fp32(x.device, x.dtype) else x), ROWS
+        return x, [slice(rows)]
+    parts = [slice(start, start + ROWS) for start in range(0, rows, ROWS)]
+    return (x.float() if needs_fp32(x.device, x.dtype) else x), parts
 
 
 def dequantised(weight: Tensor, scale: Tensor, *, dtype: torch.dtype) -> Tensor:

@@ -4,7 +4,7 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,9 @@ from accept_llm.backbones.linear import needs_fp32, with_fp32_products
 from accept_llm.backbones.seq2seq import Seq2SeqBackbone, Seq2SeqRoot
 from accept_llm.backbones.slices import Checkpoint
 from accept_llm.models import ModelInfo
-from accept_llm.recipe import ModelSpec
+from accept_llm.recipe import ModelSpec, Weights
 from accept_llm.recipe_errors import RecipeError
 
-Weights = Literal["bf16", "int8", "bnb-int8", "bnb-nf4"]
 Shard = Callable[[nn.Module, list[nn.Module]], None]
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 # Families whose attention takes our mask as it is (tests/test_backbones.py holds each to it).
