@@ -8,7 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from accept_llm.model_files import TOKENIZERS, ModelInfo
+from accept_llm.model_files import TOKENIZERS, ModelInfo, fingerprint
+from accept_llm.recipe import ModelSpec
 from accept_llm.recipe_errors import RecipeError
 
 FORMAT = 1
@@ -42,19 +43,32 @@ def read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
-def check_fits(card: dict[str, Any], info: ModelInfo) -> None:
-    """Raises RecipeError naming everything in which the model is not the adapter's."""
-    theirs = {
-        "hidden_size": info.hidden_size,
+def base_model(spec: ModelSpec, info: ModelInfo) -> dict[str, Any]:
+    """What an adapter's base model is known by; the revision is the Hub's, else None."""
+    return {
+        "revision": spec.revision if spec.kind == "hub" else None,
         "model_type": info.model_type,
+        "hidden_size": info.hidden_size,
         "vocab_size": info.vocab_size,
+        "dtype": spec.dtype,
         "tokenizer": tokenizer_hash(info.folder),
+        "fingerprint": fingerprint(info.files),
     }
+
+
+def check_fits(card: dict[str, Any], spec: ModelSpec, info: ModelInfo) -> None:
+    """Raises RecipeError naming everything in which the model is not the adapter's.
+
+    A revision counts where both are of the Hub; a model that is stored elsewhere is known by its
+    fingerprint, which earlier cards do not have.
+    """
+    ours, made = base_model(spec, info), card["model"]
+    unknown = {key for key in ("revision", "fingerprint") if None in (made.get(key), ours[key])}
     wrong = [
-        f"adapter: made for {key} {card['model'][key]!r}, the model {info.folder.name} has "
-        f"{value!r}; allowed: the base model it was trained on ({card['model']['name']})"
-        for key, value in theirs.items()
-        if card["model"][key] != value
+        f"adapter: made for {key} {made.get(key)!r}, the model {info.folder.name} has "
+        f"{value!r}; allowed: the base model it was trained on ({made.get('name')})"
+        for key, value in ours.items()
+        if key not in unknown and made.get(key) != value
     ]
     if wrong:
         raise RecipeError(wrong)

@@ -92,8 +92,8 @@ class Encoder:
         cache: tuple[Path, str] | None = None,
     ):
         self.tokenizer, self.task, self.max_length = tokenizer, task, spec.max_length
-        asks = spec.cue if isinstance(spec.cue, str) else task.question
-        self.question = f" {asks}" if spec.cue else ""
+        asks = task.asks(spec.cue)
+        self.question = f" {asks}" if asks else ""
         self.answer_of, self.cache = answer_of, cache
         # MultiRC asks some sixty times about one paragraph.
         self._ends = lru_cache(maxsize=1000)(self._find_ends)

@@ -34,6 +34,9 @@ RunPath = Annotated[Path, typer.Argument(help="A run folder.", show_default=Fals
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Changes, such as train.steps=100.", show_default=False)
 ]
+Force = Annotated[
+    bool, typer.Option("--force", help="Try, even where the plan says that memory is too small.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
 
 
@@ -142,8 +145,52 @@ def tasks(
             print(show.show_task(name, model))
 
 
+@app.command()
+def plan(
+    path: RecipePath,
+    overrides: Overrides = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="Ranks: GPUs, or processes on a CPU.")
+    ] = None,
+    gpu_memory: Annotated[
+        float | None, typer.Option(min=0.1, help="GB of each GPU; default: what this machine has.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="single, ddp, fsdp2 or zero3.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=1e-6, help="TFLOP/s of a device, for the time of a step.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in bytes.")] = False,
+) -> None:
+    """Say whether a recipe fits, under every engine and weight format; loads no weight."""
+    with _plain_errors():
+        from accept_llm.plan import make_plan
+        from accept_llm.plan.show import as_dict, print_plan
+        from accept_llm.preflight import COMMANDS
+        from accept_llm.recipe import load_recipe
+
+        if engine is not None and engine not in COMMANDS:
+            raise RecipeError([f"--engine: got {engine!r}; allowed: {', '.join(COMMANDS)}"])
+        recipe, _ = load_recipe(path, overrides or ())
+        made = make_plan(
+            recipe,
+            gpus=gpus,
+            gpu_memory=gpu_memory and gpu_memory * 1e9,
+            engine=engine,
+            rate=rate and rate * 1e12,
+        )
+        if as_json:
+            print(json.dumps(as_dict(made), indent=2))
+        else:
+            print_plan(made, engine=engine)
+
+
 def train_with(
-    engine_kind: str, path: Path, overrides: list[str] | None, *, resume: bool = False
+    engine_kind: str,
+    path: Path,
+    overrides: list[str] | None,
+    *,
+    resume: bool = False,
+    force: bool = False,
 ) -> None:
     """What `accept-llm train` and the launchers do; the engine is the caller's choice."""
     with _plain_errors():
@@ -155,6 +202,10 @@ def train_with(
         from accept_llm.preflight import check_train
 
         checked = check_train(recipe, engine_kind, resume=resume)
+        if not force and (engine_kind == "single" or "RANK" in os.environ):
+            from accept_llm.plan import check_fits
+
+            check_fits(recipe, engine_kind, checked.splits.train)
         if engine_kind != "single":
             ensure_ranks(engine_kind)
         if resume and not recipe.run_dir.exists():
@@ -175,7 +226,9 @@ def train_with(
             raise typer.Exit(1) from None
     result = recipe.run_dir / "result.json"
     if _is_first() and result.exists():
-        _print_result(json.loads(result.read_text()))
+        from accept_llm.results import print_result
+
+        print_result(json.loads(result.read_text()))
 
 
 def _counts(checked: Any) -> str:
@@ -193,30 +246,12 @@ def _quiet() -> None:
     logging.disable_progress_bar()
 
 
-def _print_result(result: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{result['name']}: {result['model']} on {result['task']}")
-    table.add_column("split")
-    for name in result["test"]:
-        table.add_column(name, justify="right")
-    for split in ("validation", "test"):
-        table.add_row(split, *(f"{value:.4f}" for value in result[split].values()))
-    console = Console()
-    console.print(table)
-    seconds = result["seconds"]
-    print(
-        f"{result['trainable']['total']:,} trained numbers, {result['steps']} steps in "
-        f"{seconds['train_and_validate']:.0f} s (best: step {result['best_step']})\n"
-        f"run folder: {result['folder']}\ncurves: {result['folder']}/curves.png"
-    )
-
-
 @app.command()
-def train(path: RecipePath, overrides: Overrides = None, resume: Resume = False) -> None:
+def train(
+    path: RecipePath, overrides: Overrides = None, resume: Resume = False, force: Force = False
+) -> None:
     """Train a recipe on this machine's CPU or GPU."""
-    train_with("single", path, overrides, resume=resume)
+    train_with("single", path, overrides, resume=resume, force=force)
 
 
 def _overridden(run: Path, overrides: list[str] | None) -> "Recipe":
@@ -268,16 +303,18 @@ def predict(
     with _plain_errors():
         recipe, task, examples = _prediction_of(run, source, out)
         _quiet()
+        from accept_llm.evaluate import as_json
+        from accept_llm.inputs import write_lines
         from accept_llm.run import predict_examples
 
         found = predict_examples(recipe, task, examples, adapter=recipe.run_dir / "prompt")
-        lines = [json.dumps(_as_json(task, p), ensure_ascii=False) for p in found]
-        _write_lines(out, lines)
+        lines = [json.dumps(as_json(task, p), ensure_ascii=False) for p in found]
+        write_lines(out, lines)
 
 
 def _prediction_of(run: Path, source: Path | None, out: Path | None) -> tuple[Any, Any, list[Any]]:
     """Recipe, task and examples, checked all at once."""
-    from accept_llm.inputs import read_inputs
+    from accept_llm.inputs import check_new, read_inputs
     from accept_llm.models import inspect_model
     from accept_llm.preflight import check_adapter, read_run
     from accept_llm.tasks import task_from
@@ -287,44 +324,20 @@ def _prediction_of(run: Path, source: Path | None, out: Path | None) -> tuple[An
     with problems.catch():
         check_adapter(recipe, inspect_model(recipe.model))
     with problems.catch():
-        _check_new(out)
+        check_new(out)
     with problems.catch():
         examples = read_inputs(source, task)
     problems.check()
     return recipe, task, examples
 
 
-def _check_new(out: Path | None) -> None:
-    if out is not None and out.exists():
-        raise RecipeError([f"--out: {out} exists and is left as it is"])
-    if out is not None and not out.absolute().parent.is_dir():
-        raise RecipeError([f"--out: got {out}; allowed: a file in a folder that exists"])
-
-
-def _as_json(task: Any, prediction: Any) -> dict[str, Any]:
-    from accept_llm.evaluate import answer
-
-    if task.is_text or task.is_score:
-        name = "answer" if task.is_text else "score"
-        return {"id": prediction.id, name: answer(task, prediction)}
-    probabilities = dict(zip(task.labels, prediction.probabilities, strict=True))
-    label = task.labels[prediction.label]
-    return {"id": prediction.id, "label": label, "probabilities": probabilities}
-
-
-def _write_lines(out: Path | None, lines: list[str]) -> None:
-    text = "".join(line + "\n" for line in lines)
-    if out is None:
-        sys.stdout.write(text)
-    else:
-        out.write_text(text, encoding="utf-8")
-
-
 def launch(engine_kind: str) -> Callable[[], None]:
     """A launcher's command: like `train`, with the launcher's engine."""
 
-    def command(path: RecipePath, overrides: Overrides = None, resume: Resume = False) -> None:
-        train_with(engine_kind, path, overrides, resume=resume)
+    def command(
+        path: RecipePath, overrides: Overrides = None, resume: Resume = False, force: Force = False
+    ) -> None:
+        train_with(engine_kind, path, overrides, resume=resume, force=force)
 
     return lambda: typer.run(command)
 

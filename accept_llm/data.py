@@ -16,7 +16,7 @@ import numpy as np
 from accept_llm.recipe import BuiltinTask, FileTask
 from accept_llm.recipe_errors import RecipeError, refusal
 from accept_llm.tasks import TASKS, Example, Task, task_from
-from accept_llm.tasks.files import read_rows
+from accept_llm.tasks.files import count_rows, read_rows
 
 DATA_DIR = "ACCEPT_DATA_DIR"
 CARVED = 1000  # training rows that become validation where a task is large
@@ -59,9 +59,9 @@ def load_splits(spec: BuiltinTask | FileTask, *, seed: int) -> Splits:
     """
     task = task_from(spec)
     if isinstance(spec, FileTask):
-        train, validation, test = _cut_files(spec, _file_reader(spec, task))
+        train, validation, test = _cut_files(spec, _reader(spec, task))
     else:
-        train, validation, test = _cut_builtin(spec, task, _builtin_reader(spec, task))
+        train, validation, test = _cut_builtin(spec, task, _reader(spec, task))
     train = train[: spec.train_limit]
     if spec.shots is not None:
         train = _draw(train, spec.shots, task, seed)
@@ -85,45 +85,70 @@ def _examples(task: Task, rows: Sequence[Mapping[str, Any]], split: str, where: 
     return found
 
 
-def _file_reader(spec: FileTask, task: Task) -> Reader:
-    columns = {**dict.fromkeys(spec.text, "task.text"), spec.label: "task.label"}
+@dataclass(frozen=True)
+class _File:
+    """Where the rows of a split are, and the recipe's keys that say so."""
 
-    def read(split: str) -> Examples:
-        field, path = f"task.{split}", Path(getattr(spec, split)).expanduser()
-        rows = read_rows(path, field=field, columns=columns)
-        return _examples(task, rows, split, f"{field}: {path}")
+    path: Path
+    field: str
+    columns: Mapping[str, str]
 
-    return read
+    def read(self, task: Task, split: str, *, count: int | None = None) -> Examples:
+        rows = read_rows(self.path, field=self.field, columns=self.columns, count=count)
+        return _examples(task, rows, split, f"{self.field}: {self.path}")
 
 
-def _builtin_reader(spec: BuiltinTask, task: Task) -> Reader:
+def _local(spec: BuiltinTask | FileTask, task: Task) -> Callable[[str], _File] | None:
+    """Split -> its file; None where the rows are the Hub's."""
+    if isinstance(spec, FileTask):
+        columns = {**dict.fromkeys(spec.text, "task.text"), spec.label: "task.label"}
+        return lambda split: _File(
+            Path(getattr(spec, split)).expanduser(), f"task.{split}", columns
+        )
     if task.hub is None:
         if spec.dir is not None:
             allowed = f"no dir, the rows of {task.name} come with the package"
             raise RecipeError([f"task.dir: got {spec.dir!r}; allowed: {allowed}"])
-        return _folder_reader(task, Path(__file__).parent, "task.kind", ".jsonl")
+        return _in_folder(task, Path(__file__).parent, "task.kind", ".jsonl")
     field, folder = "task.dir", spec.dir
     if folder is None:
         field, folder = DATA_DIR, os.environ.get(DATA_DIR) or None
-    if folder is not None:
-        return _folder_reader(task, Path(folder).expanduser(), field, ".parquet")
-    return _hub_reader(task)
+    if folder is None:
+        return None
+    return _in_folder(task, Path(folder).expanduser(), field, ".parquet")
 
 
-def _folder_reader(task: Task, folder: Path, field: str, suffix: str) -> Reader:
+def _in_folder(task: Task, folder: Path, field: str, suffix: str) -> Callable[[str], _File]:
     columns = dict.fromkeys((*task.columns, task.label_column), field)
     names = [name for name in (task.name, *task.folders) if (folder / name).is_dir()]
     place = folder / (names[0] if names else task.name)
 
-    def read(split: str) -> Examples:
+    def file(split: str) -> _File:
         path = place / f"{split}{suffix}"
         if not path.exists():
             got = f"{field}: got {str(folder)!r}, but {path} does not exist"
             raise MissingFile([f"{got}; allowed: {_a_folder(task, suffix)}"])
-        rows = read_rows(path, field=field, columns=columns)
-        return _examples(task, rows, split, f"{field}: {path}")
+        return _File(path, field, columns)
 
-    return read
+    return file
+
+
+def _reader(spec: BuiltinTask | FileTask, task: Task) -> Reader:
+    file = _local(spec, task)
+    if file is None:
+        return _hub_reader(task)
+    return lambda split: file(split).read(task, split)
+
+
+def sample(spec: BuiltinTask | FileTask, count: int) -> tuple[Examples, int]:
+    """The first `count` training examples that are in the file, and how many it has; nothing
+    where they are the Hub's. RecipeError as in `load_splits`."""
+    task = task_from(spec)
+    file = _local(spec, task)
+    if file is None:
+        return [], 0
+    found = file("train")
+    return found.read(task, "train", count=count), count_rows(found.path)
 
 
 def _a_folder(task: Task, suffix: str = ".parquet") -> str:
@@ -178,7 +203,7 @@ def _hub_reader(task: Task) -> Reader:
 def first_examples(task: Task, count: int) -> tuple[str, Examples]:
     """The first examples of a task of the table, out of its training split, or of its validation
     split where a folder has no other; with the split's name. RecipeError as in `load_splits`."""
-    read = _builtin_reader(BuiltinTask.model_validate({"kind": task.name}), task)
+    read = _reader(BuiltinTask.model_validate({"kind": task.name}), task)
     try:
         return "train", read("train")[:count]
     except MissingFile as missing:

@@ -105,3 +105,13 @@ def answer(task: Task, prediction: Prediction) -> int | float | str:
     if not task.is_score:
         return prediction.label
     return prediction.scores[0] if prediction.text is None else read_score(prediction.text)
+
+
+def as_json(task: Task, prediction: Prediction) -> dict[str, Any]:
+    """A line for `accept-llm predict`: id and answer, score, or label and probabilities."""
+    if task.is_text or task.is_score:
+        name = "answer" if task.is_text else "score"
+        return {"id": prediction.id, name: answer(task, prediction)}
+    probabilities = dict(zip(task.labels, prediction.probabilities, strict=True))
+    label = task.labels[prediction.label]
+    return {"id": prediction.id, "label": label, "probabilities": probabilities}

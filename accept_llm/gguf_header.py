@@ -33,6 +33,7 @@ class GgufHeader:
 
     metadata: dict[str, Any]
     needed_bytes: int
+    tensors: frozenset[str]
 
 
 class _Reader:
@@ -102,12 +103,29 @@ def _parse(reader: _Reader) -> GgufHeader:
     for _ in range(pairs):
         key = reader.text()
         metadata[key] = reader.value(reader.take("<I"))
-    ends = [0]
+    ends, names = [0], set()
     for _ in range(tensors):
-        reader.skip_text()
+        names.add(reader.text())
         values = prod(reader.take("<Q") for _ in range(reader.take("<I")))
         per_block, block_bytes = BLOCKS.get(reader.take("<I"), (1, 0))  # unknown: its start only
         ends.append(reader.take("<Q") + values // per_block * block_bytes)
     alignment = metadata.get("general.alignment", 32)
     data_start = -(-reader.at // alignment) * alignment
-    return GgufHeader(metadata, data_start + max(ends))
+    return GgufHeader(metadata, data_start + max(ends), frozenset(names))
+
+
+def config_of(header: GgufHeader) -> dict[str, Any]:
+    """What transformers' config.json of this file has of sizes."""
+    kind = str(header.metadata.get("general.architecture"))
+    names = {
+        "hidden_size": "embedding_length",
+        "intermediate_size": "feed_forward_length",
+        "num_hidden_layers": "block_count",
+        "num_attention_heads": "attention.head_count",
+        "num_key_value_heads": "attention.head_count_kv",
+        "head_dim": "attention.key_length",
+        "vocab_size": "vocab_size",
+    }
+    sizes = {ours: header.metadata.get(f"{kind}.{theirs}") for ours, theirs in names.items()}
+    tied = "output.weight" not in header.tensors
+    return {"model_type": kind, "tie_word_embeddings": tied, **sizes}

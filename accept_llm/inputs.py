@@ -1,4 +1,5 @@
-"""New texts for `accept-llm predict`: lines of text, or of JSON with the task's columns."""
+"""New texts for `accept-llm predict`: lines of text, or of JSON with the task's columns; and where
+the answers go."""
 
 import json
 import sys
@@ -68,3 +69,20 @@ def _check_columns(record: dict[str, Any], task: Task) -> None:
         if name not in record:
             hint = did_you_mean(name, list(record)) or ";"
             raise ValueError(f"no key {name!r}{hint} the line has: {', '.join(record) or 'none'}")
+
+
+def check_new(out: Path | None) -> None:
+    """Refuses a file for the answers that exists, or cannot be made."""
+    if out is not None and out.exists():
+        raise RecipeError([f"--out: {out} exists and is left as it is"])
+    if out is not None and not out.absolute().parent.is_dir():
+        raise RecipeError([f"--out: got {out}; allowed: a file in a folder that exists"])
+
+
+def write_lines(out: Path | None, lines: list[str]) -> None:
+    """To a file, or to standard output."""
+    text = "".join(line + "\n" for line in lines)
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        out.write_text(text, encoding="utf-8")

@@ -4,10 +4,12 @@ It reports every problem of a folder at once, and opens no weight: of a safetens
 the header is read. It knows neither recipes nor where a folder came from.
 """
 
+import hashlib
 import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,6 +93,12 @@ def check_folder(folder: Path) -> tuple[ModelInfo | None, list[str]]:
     if problems:
         return None, problems
     return ModelInfo(folder=folder, files=files, **sizes), []
+
+
+def check_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """The config.json of a folder that may hold nothing else, and what is wrong with it."""
+    config, problems = _read_config(folder)
+    return config, problems or _read_sizes(config, folder / CONFIG)[1]
 
 
 def folder_is_complete(folder: Path) -> bool:
@@ -222,6 +230,59 @@ def read_shapes(file: Path) -> dict[str, list[int]]:
     if 8 + length + end != size:
         raise ValueError(f"{damaged}, {8 + length + end} needed; {again}")
     return shapes
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor lies."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    """Of its first byte in the file."""
+
+
+def read_header(file: Path) -> dict[str, Stored]:
+    """8 bytes of length, then JSON; the offsets of the tensors count from its end."""
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length))
+    header.pop("__metadata__", None)
+    return {
+        name: Stored(
+            file, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
+        )
+        for name, entry in header.items()
+    }
+
+
+def fingerprint(files: Sequence[Path]) -> str:
+    """SHA-256 over the first numbers of every weight, as bf16, so that a model and its copies in
+    other dtypes and files have the same, and what was trained further has another. Vocabularies
+    are left out: where two are tied, some files have one and some both."""
+    import numpy as np
+
+    found = {name: stored for file in files for name, stored in read_header(file).items()}
+    digest = hashlib.sha256()
+    for name, stored in sorted(found.items()):
+        if stored.dtype not in _NUMPY or not name.endswith(".weight") or _is_vocabulary(name):
+            continue
+        count = min(prod(stored.shape), _FIRST)
+        raw = np.fromfile(stored.file, _NUMPY[stored.dtype], count, offset=stored.start)
+        bits = raw.astype(np.uint32) << 16 if stored.dtype == "BF16" else raw.astype("<f4")
+        bits = bits.view(np.uint32)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16  # to nearest, ties to even
+        digest.update(rounded.astype("<u2").tobytes())
+    return digest.hexdigest()
+
+
+_NUMPY = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_FIRST = 256  # numbers of each weight
+
+
+def _is_vocabulary(name: str) -> bool:
+    return name.endswith((*_EMBEDDINGS, "lm_head.weight", "embed_out.weight"))
 
 
 def _embedding_problems(shapes: dict[str, list[int]], sizes: dict[str, Any]) -> list[str]:

@@ -5,10 +5,20 @@ a model local. What a folder must hold is in model_files.py, GGUF in gguf_conver
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from accept_llm.gguf_convert import check_gguf, convert, converted_folder, fetch_gguf, find_gguf
-from accept_llm.model_files import CONFIG, ModelInfo, check_folder, closest, folder_is_complete
+from accept_llm.gguf_header import config_of
+from accept_llm.model_files import (
+    CONFIG,
+    ModelInfo,
+    check_config,
+    check_folder,
+    closest,
+    folder_is_complete,
+)
 from accept_llm.recipe import FolderModel, GgufModel, HubModel, ModelSpec
 from accept_llm.recipe_errors import RecipeError
 
@@ -53,6 +63,25 @@ def fetch_model(spec: ModelSpec) -> ModelInfo:
     assert isinstance(spec, GgufModel), spec  # a folder is local or an error
     cache = cache_dir()
     return _checked(convert(fetch_gguf(spec, cache), cache), "model.file")
+
+
+def read_config(spec: ModelSpec) -> tuple[dict[str, Any], Path | None]:
+    """The model's config, and the folder that it is in; no weight is needed, or read. Of a model
+    of the Hub only config.json is downloaded; of a GGUF file the header is enough."""
+    if isinstance(spec, FolderModel):
+        folder, field = _existing_folder(spec), "model.path"
+    elif isinstance(spec, HubModel):
+        folder, field = _own_copy(spec) or _hub_config(spec).parent, "model.id"
+    else:
+        cache = cache_dir()
+        gguf, field = fetch_gguf(spec, cache), "model.file"
+        folder = converted_folder(gguf, cache)
+        if not folder.is_dir():
+            return config_of(check_gguf(gguf)), None
+    config, problems = check_config(folder)
+    if problems:
+        raise RecipeError([f"{field}: {line}" for line in problems])
+    return config, folder
 
 
 def _checked(folder: Path, field: str) -> ModelInfo:
@@ -112,19 +141,33 @@ def _hub_snapshot(spec: HubModel) -> Path | None:
 
 def _download(spec: HubModel) -> Path:
     from huggingface_hub import snapshot_download
+
+    return _from_hub(spec, snapshot_download, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
+
+
+def _hub_config(spec: HubModel) -> Path:
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    found = try_to_load_from_cache(spec.id, CONFIG, revision=spec.revision)
+    if isinstance(found, str):
+        return Path(found)
+    return _from_hub(spec, hf_hub_download, filename=CONFIG)
+
+
+def _from_hub(spec: HubModel, download: Callable[..., Any], **what: Any) -> Path:
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        folder = snapshot_download(
-            spec.id, revision=spec.revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
-        )
+        # One quick request: where there is no network, a download retries for half a minute.
+        HfApi().model_info(spec.id, revision=spec.revision, timeout=5)
+        return Path(download(spec.id, revision=spec.revision, **what))
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:  # also: gated
         said = f"the Hub has no {spec.id!r} at revision {spec.revision!r} that is open to you"
         todo = f"({type(error).__name__}); check the name, or log in with `hf auth login`"
         raise RecipeError([f"model.id: {said} {todo}"]) from error
     except Exception as error:  # the HTTP library behind the Hub, and its errors, change
         raise RecipeError([_unreachable(spec, error)]) from error
-    return Path(folder)
 
 
 def _unreachable(spec: HubModel, error: Exception) -> str:

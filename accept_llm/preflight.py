@@ -19,14 +19,14 @@ from accept_llm.tasks import Task, task_from
 
 RECIPE_FILE = "recipe.yaml"
 ADAPTER = "prompt"
-_COMMANDS = {
+COMMANDS = {
     "single": "accept-llm train RECIPE, or python launchers/single_gpu.py RECIPE",
     "ddp": "accelerate launch --num_processes N launchers/ddp.py RECIPE",
     "fsdp2": "accelerate launch --num_processes N launchers/fsdp.py RECIPE",
     "zero3": "accelerate launch --num_processes N launchers/zero3.py RECIPE",
 }
 # model.weights that an engine can hold: bitsandbytes' cannot be cut up, nor DeepSpeed cut int8.
-_WEIGHTS = {
+WEIGHTS = {
     **dict.fromkeys(("single", "ddp"), ("bf16", "int8", "bnb-int8", "bnb-nf4")),
     "fsdp2": ("bf16", "int8"),
     "zero3": ("bf16",),
@@ -118,7 +118,7 @@ def decide_engine(recipe: Recipe, launched: str) -> str:
     wanted = recipe.engine.kind if recipe.engine else launched
     if wanted != launched:
         said = f"engine.kind: got {wanted!r}, but this launcher runs {launched!r}"
-        raise RecipeError([f"{said}; use: {_COMMANDS[wanted]}"])
+        raise RecipeError([f"{said}; use: {COMMANDS[wanted]}"])
     check_weights(recipe, launched)
     if launched == "zero3":
         _need("deepspeed", "engine.kind: got 'zero3'")
@@ -127,7 +127,7 @@ def decide_engine(recipe: Recipe, launched: str) -> str:
 
 def check_weights(recipe: Recipe, engine_kind: str) -> None:
     """Whether the engine can hold the weights that the recipe asks for."""
-    got, allowed = recipe.model.weights, _WEIGHTS[engine_kind]
+    got, allowed = recipe.model.weights, WEIGHTS[engine_kind]
     if got not in allowed:
         said = f"model.weights: got {got!r}; allowed under {engine_kind}: {', '.join(allowed)}"
         raise RecipeError([said])
@@ -207,7 +207,7 @@ def check_adapter(recipe: Recipe, info: ModelInfo | None) -> None:
             _check_tensors(folder / f"{name}.safetensors")
     with problems.catch():
         if info is not None:
-            check_fits(card, info)
+            check_fits(card, recipe.model, info)
     with problems.catch():
         check_weights(recipe, "single")  # what evaluates and predicts
     labels = list(task_from(recipe.task).labels)

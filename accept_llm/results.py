@@ -179,6 +179,26 @@ def peak_memory() -> dict[str, int]:
     return peak
 
 
+def print_result(result: dict[str, Any]) -> None:
+    """result.json for the eye."""
+    from rich.table import Table
+
+    table = Table(title=f"{result['name']}: {result['model']} on {result['task']}")
+    table.add_column("split")
+    for name in result["test"]:
+        table.add_column(name, justify="right")
+    for split in ("validation", "test"):
+        table.add_row(split, *(f"{value:.4f}" for value in result[split].values()))
+    console = Console()
+    console.print(table)
+    seconds = result["seconds"]
+    print(
+        f"{result['trainable']['total']:,} trained numbers, {result['steps']} steps in "
+        f"{seconds['train_and_validate']:.0f} s (best: step {result['best_step']})\n"
+        f"run folder: {result['folder']}\ncurves: {result['folder']}/curves.png"
+    )
+
+
 def write_json(path: Path, data: dict[str, Any]) -> None:
     replace_text(path, json.dumps(data, indent=2) + "\n")
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from accept_llm.adapter import head_card, load_prompt, shape_card
-from accept_llm.adapter_card import check_fits, tokenizer_hash
+from accept_llm.adapter_card import base_model, check_fits, tokenizer_hash
 from accept_llm.backbones.loading import choose_layout, held
 from accept_llm.batches import Encoded, Encoder
 from accept_llm.engines import Engine, open_engine
@@ -74,7 +74,7 @@ def load(recipe: Recipe, task: Task, engine: Engine, *, adapter: Path | None = N
     )
     trained = load_prompt(adapter) if adapter else None
     if trained:
-        check_fits(trained.card, info)
+        check_fits(trained.card, recipe.model, info)
     tokenizer = AutoTokenizer.from_pretrained(info.folder)
     seed, seq2seq = recipe.train.seed, info.architecture == "seq2seq"
     head = (
@@ -198,16 +198,11 @@ def model_name(recipe: Recipe) -> str:
 
 def _card(recipe: Recipe, task: Task, loaded: Loaded) -> dict[str, Any]:
     """prompt.json: what an adapter must say of itself to be loaded anywhere."""
-    info = loaded.info
     return {
         "model": {
             "name": model_name(recipe),
-            "revision": recipe.model.revision if recipe.model.kind == "hub" else None,
-            "model_type": info.model_type,
-            "hidden_size": info.hidden_size,
-            "vocab_size": info.vocab_size,
-            "dtype": recipe.model.dtype,
-            "tokenizer": tokenizer_hash(info.folder),
+            **base_model(recipe.model, loaded.info),
+            "weights": recipe.model.weights,
         },
         "task": {"name": task.name, "labels": list(task.labels), "metric": task.metric},
         "prompt": shape_card(loaded.model.prompt.shape),

@@ -75,7 +75,7 @@ def show_task(name: str, model: str | None) -> str:
     counter = _counter(model)
     blocks = [f"{name}, the first rows of {split}. {counter.said}"]
     for example in examples:
-        text = "".join(lead + value for lead, value in example.parts) + f" {task.question}"
+        text = example.text(task.question)
         size = f"{counter.count(text)} {counter.unit} (max length {task.max_length})"
         blocks.append(f"{example.id}, {size}\n{text}\n{gold(task, example)}")
     return "\n\n".join(blocks)

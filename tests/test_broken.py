@@ -13,7 +13,11 @@ import yaml
 from commands import ROOT, accept_llm, refused, run_python
 from helpers import write_recipe
 
+from accept_llm.adapter_card import base_model, check_fits
 from accept_llm.cli import train_with
+from accept_llm.models import inspect_model
+from accept_llm.recipe import FolderModel, HubModel
+from accept_llm.recipe_errors import RecipeError
 
 TORCH = 30.0  # seconds of CPU time where an error can only show once torch is loaded
 
@@ -381,6 +385,36 @@ def test_evaluate_on_another_model(run: Path, tiny_llama: Path) -> None:
     _set_embedding(other / "model.safetensors", 32)
     outcome = accept_llm("evaluate", run, f"model.path={other}", cwd=run.parent)
     refused(outcome, "adapter: made for hidden_size 64, the model other has 32; allowed: the base")
+
+
+def test_evaluate_on_other_weights_and_in_another_dtype(run: Path, tiny_llama: Path) -> None:
+    """Nothing but one number differs: sizes and tokenizer are the same."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    other = Path(shutil.copytree(tiny_llama, run.parent / "other"))
+    tensors = load_file(other / "model.safetensors")
+    copy = {name: tensor.to(torch.float64).float() for name, tensor in tensors.items()}
+    save_file(copy, other / "model.safetensors", metadata={"format": "pt"})
+    outcome = accept_llm("evaluate", run, f"model.path={other}", cwd=run.parent)
+    assert outcome.code == 0, outcome.err
+    copy["model.layers.1.mlp.up_proj.weight"][0, 0] += 0.1
+    save_file(copy, other / "model.safetensors", metadata={"format": "pt"})
+    outcome = accept_llm("evaluate", run, f"model.path={other}", "model.dtype=bf16", cwd=run.parent)
+    refused(
+        outcome, "adapter: made for fingerprint '", "made for dtype 'fp32', the model other has"
+    )
+
+
+def test_a_revision_counts_on_the_hub_only(tiny_llama: Path) -> None:
+    info = inspect_model(FolderModel(kind="folder", path=str(tiny_llama)))
+    assert info is not None
+    hub = HubModel(kind="hub", id="a/b", revision="v1")
+    card = {"model": base_model(hub, info)}
+    check_fits(card, hub, info)
+    check_fits(card, FolderModel(kind="folder", path=str(tiny_llama)), info)
+    with pytest.raises(RecipeError, match=r"adapter: made for revision 'v1'.* has 'main'"):
+        check_fits(card, HubModel(kind="hub", id="a/b"), info)
 
 
 def _set_embedding(path: Path, hidden: int) -> None:

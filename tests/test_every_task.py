@@ -10,6 +10,7 @@ from data_files import write_parquet
 from test_tasks import GOLDEN
 
 from accept_llm import cli, load_prompt
+from accept_llm.evaluate import as_json
 from accept_llm.inputs import read_inputs
 from accept_llm.recipe import read_recipe
 from accept_llm.run import predict_examples
@@ -88,7 +89,7 @@ def test_new_rows_are_answered(tmp_path, tiny_t5, name):
     recipe = read_recipe(tmp_path / "runs/run/recipe.yaml")
     examples = read_inputs(tmp_path / "new.jsonl", task)
     [found] = predict_examples(recipe, task, examples, adapter=tmp_path / "runs/run/prompt")
-    line = cli._as_json(task, found)
+    line = as_json(task, found)
     kinds = {"classes": ("label", str), "score": ("score", float), "text": ("answer", str)}
     key, kind = kinds[task.kind]
     assert isinstance(line[key], kind)

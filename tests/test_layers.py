@@ -36,6 +36,7 @@ LAYERS = [
     ["results", "report"],
     ["trainer"],
     ["preflight"],
+    ["plan"],
     ["run"],
     ["cli"],
     ["__main__"],
@@ -126,7 +127,7 @@ def test_import_is_light(module: str) -> None:
     assert not loaded_by(module) & {*HEAVY, "numpy"}
 
 
-@pytest.mark.parametrize("module", ["cli", "preflight", "data", "models", "adapter_card", "inputs"])
+@pytest.mark.parametrize("module", ["cli", "plan", "preflight", "data", "models", "inputs"])
 def test_what_checks_a_recipe_is_light(module: str) -> None:
     assert not loaded_by(f"accept_llm.{module}") & HEAVY
 

@@ -5,11 +5,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from accept_llm.model_files import fingerprint, weight_files
 from accept_llm.models import fetch_model, inspect_model
 from accept_llm.recipe import FolderModel, HubModel
 from accept_llm.recipe_errors import RecipeError
@@ -309,3 +311,25 @@ def test_no_torch_and_quick(folder):
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
     assert time.perf_counter() - start < 5  # 0.5 s on a quiet machine
+
+
+# --- the fingerprint --------------------------------------------------------------------
+
+
+def test_fingerprint_is_the_same_for_copies_and_for_nothing_else(tmp_path, tiny_llama):
+    """As transformers saves it: bf16 and fp32 of the same numbers, in one file and in many."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    def saved(name: str, model: Any, **how: Any) -> str:
+        model.save_pretrained(tmp_path / name, **how)
+        return fingerprint(weight_files(tmp_path / name)[0])
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    plain = saved("fp32", model)
+    assert saved("bf16", model.bfloat16()) == plain
+    assert saved("wide", model.float()) == plain
+    assert saved("many", model.bfloat16(), max_shard_size="20KB") == plain
+    assert len(weight_files(tmp_path / "many")[0]) > 2
+    model.model.layers[1].self_attn.o_proj.weight.data[0, 3] += 0.25
+    assert saved("trained", model) != plain

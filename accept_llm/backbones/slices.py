@@ -4,10 +4,7 @@ Nothing is mapped (a mapped page counts as resident memory) and nothing is read 
 neither models nor shards; that the files are whole was checked before (model_files.py).
 """
 
-import json
-import struct
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass
 from io import FileIO
 from math import prod
 from pathlib import Path
@@ -15,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from accept_llm.model_files import Stored, read_header
 from accept_llm.recipe_errors import RecipeError
 
 CHUNK = 8 << 20  # bytes on the way where a tensor cannot be filled directly
@@ -25,24 +23,13 @@ DTYPES = {
 }
 
 
-@dataclass(frozen=True)
-class Stored:
-    """Where a tensor lies."""
-
-    file: Path
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    """Of its first byte in the file."""
-
-
 class Checkpoint:
     """The tensors of some safetensors files; of a name in two of them the later file's counts."""
 
     def __init__(self, files: Sequence[Path]):
         self._tensors: dict[str, Stored] = {}
         for file in files:
-            self._tensors.update(_read_header(file))
+            self._tensors.update(read_header(file))
 
     @property
     def names(self) -> Set[str]:
@@ -89,20 +76,6 @@ class Checkpoint:
         if (a.dtype, a.shape) != (b.dtype, b.shape):
             return False
         return all(x == y for x, y in zip(_pieces(one, a), _pieces(other, b), strict=True))
-
-
-def _read_header(file: Path) -> dict[str, Stored]:
-    """8 bytes of length, then JSON; the offsets of the tensors count from its end."""
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(length))
-    header.pop("__metadata__", None)
-    return {
-        name: Stored(
-            file, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
-        )
-        for name, entry in header.items()
-    }
 
 
 def _dtype(name: str, stored: Stored) -> torch.dtype:

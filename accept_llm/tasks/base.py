@@ -30,6 +30,11 @@ class Example:
     """(lead, value) pairs: a lead is never cut, a value may be truncated."""
     label: Label
 
+    def text(self, question: str) -> str:
+        """All of it in a row, nothing truncated; `question` ends it, after a space."""
+        asks = f" {question}" if question else ""
+        return "".join(lead + value for lead, value in self.parts) + asks
+
 
 def listing(names: Sequence[str]) -> str:
     """The names in a line, the first 20 of many."""
@@ -94,6 +99,12 @@ class Task:
     """Our name of a split -> the Hub's, where they differ."""
     folders: tuple[str, ...] = ()
     """Further names of the task's local folder, looked for where <name>/ does not exist."""
+
+    def asks(self, cue: bool | str) -> str:
+        """What ends the text where a recipe has task.cue; "" for nothing."""
+        if isinstance(cue, str):
+            return cue
+        return self.question if cue else ""
 
     @property
     def is_score(self) -> bool:

@@ -5,6 +5,7 @@ Reads CSV, TSV, JSON, JSONL and Parquet without `datasets`, so that a mistake sh
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +68,13 @@ def _tsv(path: Path, wanted: Sequence[str]) -> Read:
     return _csv(path, wanted, delimiter="\t")
 
 
-def _parquet(path: Path, wanted: Sequence[str]) -> Read:
+def _parquet(path: Path, wanted: Sequence[str], count: int | None = None) -> Read:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
         names = file.schema_arrow.names
         present = [name for name in wanted if name in names]
-        return names, file.read(columns=present).to_pylist() if present else []
+        return names, file.read(columns=present)[:count].to_pylist() if present else []
 
 
 def _jsonl(path: Path, wanted: Sequence[str]) -> Read:
@@ -109,8 +110,11 @@ READERS: dict[str, Callable[[Path, Sequence[str]], Read]] = {
 }
 
 
-def read_rows(path: Path, *, field: str, columns: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The rows of a CSV, TSV (quoted as CSV is), JSON, JSONL or Parquet file.
+def read_rows(
+    path: Path, *, field: str, columns: Mapping[str, str], count: int | None = None
+) -> list[dict[str, Any]]:
+    """The rows of a CSV, TSV (quoted as CSV is), JSON, JSONL or Parquet file, or the first `count`
+    of them (which is quicker with Parquet).
 
     `field` is the recipe's key that gave the path; `columns` maps each needed column to the
     key that gave its name. Raises RecipeError: no such file, an unknown suffix, a file that
@@ -124,7 +128,8 @@ def read_rows(path: Path, *, field: str, columns: Mapping[str, str]) -> list[dic
         what = "is a folder" if path.is_dir() else "does not exist"
         raise RecipeError([f"{field}: got {path}, which {what}; allowed: an existing file"])
     try:
-        names, rows = READERS[kind](path, list(columns))
+        read = partial(_parquet, count=count) if kind == ".parquet" else READERS[kind]
+        names, rows = read(path, list(columns))
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors or OSErrors
         why = str(error).strip().split("\n")[0]
         got = f"{field}: got {path}, which cannot be read as {kind[1:].upper()} ({why})"
@@ -134,7 +139,18 @@ def read_rows(path: Path, *, field: str, columns: Mapping[str, str]) -> list[dic
     _check_columns(path, names, columns)
     if not rows:
         raise RecipeError([f"{field}: got {path}, which has no rows; allowed: at least one"])
-    return rows
+    return rows[:count]
+
+
+def count_rows(path: Path) -> int:
+    """How many rows a file has that `read_rows` can read; of texts, its lines."""
+    if path.suffix.lower() == ".parquet":
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(path) as file:
+            return file.metadata.num_rows
+    with path.open("rb") as lines:
+        return sum(1 for _ in lines)
 
 
 def _check_columns(path: Path, names: Sequence[str], columns: Mapping[str, str]) -> None:
