@@ -37,6 +37,8 @@ Overrides = Annotated[
 Force = Annotated[
     bool, typer.Option("--force", help="Try, even where the plan says that memory is too small.")
 ]
+# The `deepspeed` launcher says it here as well as in LOCAL_RANK, which is what counts.
+LocalRank = Annotated[int | None, typer.Option("--local_rank", hidden=True)]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
 
 
@@ -205,12 +207,14 @@ def train_with(
         if not force and (engine_kind == "single" or "RANK" in os.environ):
             from accept_llm.plan import check_fits
 
-            check_fits(recipe, engine_kind, checked.splits.train)
+            unknown = check_fits(recipe, engine_kind, checked.splits.train)
+            if unknown:
+                _say(f"note: {unknown}")
         if engine_kind != "single":
             ensure_ranks(engine_kind)
         if resume and not recipe.run_dir.exists():
             _say(f"note: there is no {recipe.run_dir} to resume; the run starts at step 0")
-        _say(f"{recipe.name}: {_counts(checked)}; loading the model")
+        _say(f"{recipe.name}: {checked.splits.counted}; loading the model")
         if checked.info is None and "RANK" not in os.environ:
             from accept_llm.models import fetch_model
 
@@ -229,12 +233,6 @@ def train_with(
         from accept_llm.results import print_result
 
         print_result(json.loads(result.read_text()))
-
-
-def _counts(checked: Any) -> str:
-    splits = checked.splits
-    sizes = ", ".join(f"{len(getattr(splits, s))} {s}" for s in ("train", "validation", "test"))
-    return f"{splits.task.name}, {sizes} rows"
 
 
 def _quiet() -> None:
@@ -335,7 +333,11 @@ def launch(engine_kind: str) -> Callable[[], None]:
     """A launcher's command: like `train`, with the launcher's engine."""
 
     def command(
-        path: RecipePath, overrides: Overrides = None, resume: Resume = False, force: Force = False
+        path: RecipePath,
+        overrides: Overrides = None,
+        resume: Resume = False,
+        force: Force = False,
+        local_rank: LocalRank = None,
     ) -> None:
         train_with(engine_kind, path, overrides, resume=resume, force=force)
 

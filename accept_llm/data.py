@@ -41,6 +41,12 @@ class Splits:
     validation: Examples
     test: Examples
 
+    @property
+    def counted(self) -> str:
+        """The task's name and the rows of each split, for the eye."""
+        sizes = [f"{len(getattr(self, s))} {s}" for s in ("train", "validation", "test")]
+        return f"{self.task.name}, {', '.join(sizes)} rows"
+
 
 def load_splits(spec: BuiltinTask | FileTask, *, seed: int) -> Splits:
     """Reads and cuts a task: the same spec and seed give the same splits.

@@ -4,6 +4,7 @@ processes against one process."""
 import json
 import os
 import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 from helpers import (
     ENVIRONMENT,
+    ROOT,
     finish,
     launch_command,
     metrics,
@@ -153,6 +155,17 @@ def test_launchers(recipe, launcher):
     command = launch_command(recipe, f"name=launched_{launcher}", launcher=launcher)
     subprocess.run(command, env=ENVIRONMENT, check=True, timeout=180, capture_output=True)
     launched = recipe.parent / "runs" / f"launched_{launcher}"
+    assert_same_training(launched, trained(recipe, "single"), rel=1e-4)
+
+
+@NEEDS_DEEPSPEED
+@pytest.mark.parametrize("recipe", ["llama"], indirect=True)
+def test_the_deepspeed_launcher(recipe):
+    command = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2"]
+    command += [str(ROOT / "launchers" / "zero3.py"), str(recipe), "name=by_deepspeed"]
+    ours = ENVIRONMENT | {"DS_ACCELERATOR": "cpu"}
+    subprocess.run(command, env=ours, check=True, timeout=180, capture_output=True)
+    launched = recipe.parent / "runs" / "by_deepspeed"
     assert_same_training(launched, trained(recipe, "single"), rel=1e-4)
 
 

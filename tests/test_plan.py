@@ -301,6 +301,14 @@ def test_training_refuses_what_cannot_fit(tmp_path, tiny_llama, capsys, small_ho
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_model_of_unknown_sizes_is_said_to_be_unchecked(config_only):
+    path = config_only.parent / "llama2_7b" / "config.json"
+    path.write_text(json.dumps(LLAMA2_7B | {"model_type": "rwkv"}))
+    note = plan.check_fits(load_recipe(config_only)[0], "single", [])
+    assert note is not None
+    assert note.startswith("memory is not checked: model: no plan for a model of type 'rwkv'")
+
+
 def test_force_tries_it(tmp_path, tiny_llama, small_host):
     path = write_recipe(tmp_path, tiny_llama, steps=1)
     cli.train_with("single", path, None, force=True)

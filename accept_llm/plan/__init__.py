@@ -85,13 +85,14 @@ def make_plan(
     return _planned(recipe, kind, machine, *sample(recipe.task, SAMPLE))
 
 
-def check_fits(recipe: Recipe, engine: str, examples: list[Example]) -> None:
+def check_fits(recipe: Recipe, engine: str, examples: list[Example]) -> str | None:
     """Refuses a run that this machine's memory cannot hold, with the lines to change; `examples`
-    are the training rows. A model whose sizes the plan does not know is not checked."""
+    are the training rows. Gives a note where the model's sizes are not known, and nothing can be
+    checked."""
     try:
         read_sizes(read_config(recipe.model)[0])
-    except RecipeError:
-        return
+    except RecipeError as error:
+        return f"memory is not checked: {error.problems[0]}"
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", 1)))
     plan = _planned(
         recipe, engine, find_machine(ranks, None, None), examples[:SAMPLE], len(examples)
@@ -104,6 +105,7 @@ def check_fits(recipe: Recipe, engine: str, examples: list[Example]) -> None:
         raise RecipeError(
             [f"{got}; allowed: {_gb(plan.machine.memory)}; change: {todo}; or --force to try"]
         )
+    return None
 
 
 def _gb(size: float) -> str:
