@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import write_t5
 from helpers import (
     ENVIRONMENT,
     finish,
@@ -22,7 +23,8 @@ from helpers import (
     write_recipe,
 )
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 TRAIN = {"steps": 20, "eval_every": 5, "save_every": 2, "warmup_steps": 3}
 
@@ -218,6 +220,41 @@ def test_a_layer_is_gathered_once_forward_and_once_backward(recipe, tiny_llama):
 def test_int8_moves_about_half_the_bytes_of_bf16(recipe):
     wide, narrow = (sum(map(sum, gathered(recipe, w, "bf16"))) for w in ("bf16", "int8"))
     assert narrow <= 0.55 * wide
+
+
+def linear_bytes(path: str, out: str, rank: dict) -> None:
+    """One rank: the memory that it holds for the int8 linear layers."""
+    os.environ |= rank
+    from accept_llm.backbones.int8 import Int8Linear
+    from accept_llm.backbones.loading import held
+    from accept_llm.data import load_splits
+    from accept_llm.engines.fsdp2 import Fsdp2Engine
+    from accept_llm.recipe import load_recipe
+    from accept_llm.run import load
+
+    recipe = load_recipe(Path(path), ("model.weights=int8", "model.dtype=bf16"))[0]
+    engine = Fsdp2Engine()
+    loaded = load(recipe, load_splits(recipe.task, seed=0).task, engine)
+    layers = [m for m in loaded.model.backbone.module.modules() if isinstance(m, Int8Linear)]
+    sizes = [held(p).untyped_storage().nbytes() for layer in layers for p in layer.parameters()]
+    Path(f"{out}.{engine.rank}").write_text(json.dumps([len(layers), sum(sizes)]))
+    engine.close()
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_a_rank_holds_a_quarter_of_the_linear_layers_bf16_bytes(tmp_path, tiny_llama, kind):
+    """Half of half, and scales; every width is a multiple of 64."""
+    folder = tiny_llama if kind == "llama" else write_t5(tmp_path / "t5", d_ff=128)
+    path, out = write_recipe(tmp_path, folder), tmp_path / "bytes"
+    ranks = start_ranks(path, count=2, target=linear_bytes, arguments=(str(out),))
+    assert finish(*ranks) == [0, 0]
+    lm_class = AutoModelForCausalLM if kind == "llama" else AutoModelForSeq2SeqLM
+    layers = [m for m in lm_class.from_pretrained(folder).modules() if isinstance(m, nn.Linear)]
+    wide = sum(2 * parameter.numel() for layer in layers for parameter in layer.parameters())
+    for rank in range(2):
+        count, size = json.loads(Path(f"{out}.{rank}").read_text())
+        assert count == len(layers)
+        assert size <= 0.27 * wide
 
 
 @pytest.mark.slow

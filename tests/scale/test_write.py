@@ -69,6 +69,9 @@ def test_transformers_loads_it(folder):
         assert model(tokens, **more).logits.isfinite().all()
 
 
-@pytest.mark.parametrize(("model", "size"), [("llama2_7b", 13.477e9), ("flan_t5_xxl", 11.397e9)])
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [("llama2_7b", 13.477e9), ("flan_t5_xxl", 11.397e9), ("flan_t5_xxl_full", 22.271e9)],
+)
 def test_default_sizes(model, size):
     assert size_of(model) == pytest.approx(size, rel=1e-3)

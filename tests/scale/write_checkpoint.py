@@ -2,8 +2,8 @@
 
     python tests/scale/write_checkpoint.py --model llama2_7b --tokenizer FOLDER --out DIR
 
-llama2_7b (13.5 GB) is Llama-2-7B; flan_t5_xxl (11.4 GB) has Flan-T5-XXL's widths and half its
-layers.
+llama2_7b (13.5 GB) is Llama-2-7B, flan_t5_xxl_full (22.3 GB) Flan-T5-XXL; flan_t5_xxl (11.4 GB)
+has its widths and half its layers.
 
 The safetensors files are written by hand, header first, so that a tensor can be streamed in
 pieces. The numbers are normal with std 0.02 (norms: 1), but not independent: one seeded block
@@ -46,6 +46,7 @@ FLAN_T5_XXL = {
     "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1,
     "is_encoder_decoder": True, "use_cache": True,
 }
+FLAN_T5_XXL_FULL = FLAN_T5_XXL | {"num_layers": 24, "num_decoder_layers": 24}
 # fmt: on
 
 
@@ -102,7 +103,11 @@ def t5_stack(stack: str, config: dict, layers: int) -> Iterator[Tensor]:
     yield f"{stack}.final_layer_norm.weight", (d,)
 
 
-MODELS = {"llama2_7b": (LLAMA2_7B, llama_tensors), "flan_t5_xxl": (FLAN_T5_XXL, t5_tensors)}
+MODELS = {
+    "llama2_7b": (LLAMA2_7B, llama_tensors),
+    "flan_t5_xxl": (FLAN_T5_XXL, t5_tensors),
+    "flan_t5_xxl_full": (FLAN_T5_XXL_FULL, t5_tensors),
+}
 
 
 def size_of(model: str) -> int:
