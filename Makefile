@@ -47,7 +47,7 @@ test: $(DEV)  ## the tests that every machine can run
 test-slow: $(DEV)  ## the tests that take minutes (CPU)
 	$(PYTEST) -m 'slow and not gpu and not swarm' --ignore=tests/scale
 
-test-scale: $(DEV)  ## checkpoints of Llama-2-7B's and Flan-T5-XXL's shapes on two ranks (14 GB disk, 20 GB memory)
+test-scale: $(DEV)  ## checkpoints of Llama-2-7B's and Flan-T5-XXL's shapes, bf16 and int8 (24 GB disk, one at a time; 20 GB memory)
 	$(PYTEST) -s -m 'slow and not gpu and not swarm' tests/scale
 
 check: $(DEV)  ## linter, formatter, type checker

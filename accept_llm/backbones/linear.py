@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ROWS = 2048  # of a weight that are fp32 at a time
+# Of a weight, that are fp32 at a time. glibc maps blocks over 32 MB anew each time, and with few
+# tokens their page faults then take as long as the product.
+ROWS = 512
 
 
 def needs_fp32(device: torch.device, dtype: torch.dtype) -> bool:

@@ -1,8 +1,8 @@
 """Large models' real shapes: loading, a step and an evaluation within so much memory.
 
-bf16 on two FSDP2 ranks has 1.25 times the shard; int8 has what a desktop machine has. The
-checkpoints (13.5, 11.4 and 22.3 GB) are written one after the other to a temporary folder and
-removed, or to folders in ACCEPT_SCALE_DIR, which are kept and used again.
+bf16 on two FSDP2 ranks has 1.25 times the shard, int8 what leaves room on a 24 GB machine. The
+checkpoints (13.5, 11.4 and 22.3 GB) are written one after the other to a temporary folder, and
+removed again, or to folders in ACCEPT_SCALE_DIR, which are kept and used again.
 """
 
 import json
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.slow
 
 MINUTES = 60
 ROOM = 1 << 30  # bytes of disk beside a checkpoint
-STORED = {"bf16": 1.0, "int8": (1 + 2 / 64) / 2}  # of the bf16 bytes; int8 has a scale for 64 inputs
-# The checkpoint, ranks, kept weights, and the most resident bytes of a rank.
+STORED = {"bf16": 1.0, "int8": (1 + 2 / 64) / 2}  # of the bf16 bytes; int8's scales are bf16
+# The checkpoint, the ranks, model.weights, and the most resident bytes of a rank.
 CASES = [
     ("llama2_7b", 2, "bf16", 1.25 * size_of("llama2_7b") / 2),
     ("llama2_7b", 2, "int8", 6e9),
@@ -60,7 +60,9 @@ def command_of(recipe: Path, ranks: int) -> list[str]:
     return [sys.executable, str(ROOT / "launchers" / "single_gpu.py"), str(recipe)]
 
 
-@pytest.mark.parametrize(("checkpoint", "ranks", "weights", "limit"), CASES, indirect=["checkpoint"])
+@pytest.mark.parametrize(
+    ("checkpoint", "ranks", "weights", "limit"), CASES, indirect=["checkpoint"]
+)
 def test_ranks_stay_within_their_memory(tmp_path, checkpoint, ranks, weights, limit):
     rows = [{"review": "lovely", "label": 1}, {"review": "cold", "label": 0}]
     for name in "train", "validation", "test":
