@@ -215,10 +215,24 @@ class DdpEngine(Spec):
     kind: Literal["ddp"]
 
 
+def _only_wider(value: Any) -> Any:
+    if value in ("bf16", "bfloat16"):
+        raise ValueError("fp32, or nothing (computed in bf16: model.dtype=bf16, the same numbers)")
+    return value
+
+
 class Fsdp2Engine(Spec):
     """The frozen weights in shards over all processes (torch's fully_shard)."""
 
     kind: Literal["fsdp2"]
+    shard_size: Count | None = None
+    """Ranks that hold one copy of the weights together, such as those of one machine; it divides
+    their number. Gathers stay among them. Without it, all ranks hold one copy."""
+    offload: bool = False
+    """Keep this rank's shard in host memory, not on its GPU."""
+    param_dtype: Annotated[Literal["fp32"] | None, BeforeValidator(_only_wider)] = None
+    """fp32: shards are held in model.dtype=bf16, and made fp32 to be gathered and computed,
+    activations too. Narrower than they are held is model.dtype itself: weights never change."""
 
 
 class Zero3Engine(Spec):

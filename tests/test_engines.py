@@ -49,7 +49,7 @@ def recipe(request, tmp_path_factory, tiny_llama, tiny_t5) -> Path:
     return path
 
 
-def trained(path: Path, kind: str, *overrides: str) -> Path:
+def trained(path: Path, kind: str, *overrides: str, count: int = 2) -> Path:
     """The run folder of a run under this engine, which is trained once."""
     name = "_".join([kind, *(change.split("=")[1] for change in overrides)])
     folder = path.parent / "runs" / name
@@ -58,7 +58,7 @@ def trained(path: Path, kind: str, *overrides: str) -> Path:
         ranks = (
             [start(path, *changes)]
             if kind == "single"
-            else start_ranks(path, *changes, count=2, kind=kind)
+            else start_ranks(path, *changes, count=count, kind=kind)
         )
         codes = finish(*ranks)
         said = Path(f"{path}.err")

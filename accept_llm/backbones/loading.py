@@ -1,8 +1,9 @@
 """Builds frozen models: whole on one device, or empty and then filled slice by slice when
-`shard` has cut the parameters up.
+an engine has cut the parameters up.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,13 +21,27 @@ from accept_llm.models import ModelInfo
 from accept_llm.recipe import ModelSpec, Weights
 from accept_llm.recipe_errors import RecipeError
 
-Shard = Callable[[nn.Module, list[nn.Module]], None]
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 # Families whose attention takes our mask as it is (tests/test_backbones.py holds each to it).
 PACKED = (
     *("gemma", "gpt2", "gpt_neox", "granite", "llama", "mistral", "mixtral", "olmo2", "opt"),
     *("phi", "phi3", "qwen2", "qwen3", "smollm3", "starcoder2"),
 )
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How an engine cuts up a model that has no memory yet, and what becomes of the pieces."""
+
+    cut: Callable[[nn.Module, list[nn.Module]], None]
+    """Takes the root, and the parts of it that are gathered one by one."""
+    home: torch.device | None = None
+    """Where the pieces lie; None: on the device that computes."""
+    dtype: str | None = None
+    """In which they are computed; None: as they are held."""
+
+
+UNCUT = Sharding(lambda root, parts: None)
 
 
 def choose_layout(
@@ -60,17 +75,22 @@ def choose_layout(
 
 
 def load_backbone(
-    spec: ModelSpec, info: ModelInfo, layout: Layout, *, device: torch.device, shard: Shard | None
+    spec: ModelSpec,
+    info: ModelInfo,
+    layout: Layout,
+    *,
+    device: torch.device,
+    sharding: Sharding | None,
 ) -> Backbone:
-    """The model that a recipe names: cut up by `shard`, or whole."""
+    """The model that a recipe names: in pieces, or whole."""
     how: dict[str, Any] = {
         "dtype": spec.dtype,
         "checkpointing": spec.checkpointing,
         "weights": spec.weights,
     }
-    if shard is None:
+    if sharding is None:
         return load_whole(info, layout=layout, device=device, **how)
-    return load_sharded(info, layout=layout, device=device, shard=shard, **how)
+    return load_sharded(info, layout=layout, device=device, sharding=sharding, **how)
 
 
 def load_whole(
@@ -89,7 +109,7 @@ def load_whole(
             dtype=dtype,
             layout=layout,
             device=device,
-            shard=lambda root, parts: None,
+            sharding=UNCUT,
             checkpointing=checkpointing,
             weights=weights,
         )
@@ -101,7 +121,7 @@ def load_whole(
     _refuse_missing(lm, info, report["missing_keys"])  # transformers would draw them at random
     if checkpointing:
         checkpoint_blocks(lm)
-    return _frozen(_root(lm, info).to(device), info, dtype=dtype, layout=layout)
+    return _frozen(_root(lm, info).to(device), info, device=device, dtype=dtype, layout=layout)
 
 
 def load_sharded(
@@ -110,11 +130,11 @@ def load_sharded(
     dtype: str,
     layout: Layout,
     device: torch.device,
-    shard: Shard,
+    sharding: Sharding,
     checkpointing: bool = False,
     weights: Weights = "bf16",
 ) -> Backbone:
-    """Built without memory, cut up by `shard(root, parts)`, then filled: every rank reads
+    """Built without memory, cut up, then filled: every rank reads
     only its own slices of the files, and quantises them itself."""
     assert weights in ("bf16", "int8"), weights  # others: preflight.py
     from accelerate import init_empty_weights
@@ -132,10 +152,10 @@ def load_sharded(
         checkpoint_blocks(lm)
     root = _root(lm, info)
     root.requires_grad_(False)
-    shard(root, _parts(lm))
-    _materialise(root, device)
+    sharding.cut(root, _parts(lm))
+    _materialise(root, device, home=sharding.home or device)
     _fill(lm, info, checkpoint)
-    return _frozen(root, info, dtype=dtype, layout=layout)
+    return _frozen(root, info, device=device, dtype=sharding.dtype or dtype, layout=layout)
 
 
 def _bitsandbytes(weights: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
@@ -178,9 +198,11 @@ def _root(lm: Any, info: ModelInfo) -> nn.Module:
     return Seq2SeqRoot(lm) if info.architecture == "seq2seq" else CausalRoot(lm)
 
 
-def _frozen(root: Any, info: ModelInfo, *, dtype: str, layout: Layout) -> Backbone:
+def _frozen(
+    root: Any, info: ModelInfo, *, device: torch.device, dtype: str, layout: Layout
+) -> Backbone:
     root.requires_grad_(False).eval()
-    if needs_fp32(next(root.parameters()).device, DTYPES[dtype]):
+    if needs_fp32(device, DTYPES[dtype]):
         with_fp32_products(root)
     config = root.lm.config
     if info.architecture == "seq2seq":
@@ -233,13 +255,13 @@ def homes_of(root: nn.Module) -> dict[Tensor, list[tuple[nn.Module, str]]]:
     return homes
 
 
-def _materialise(root: nn.Module, device: torch.device) -> None:
-    """Gives every parameter that has none memory, shared where it was shared; buffers keep their
-    numbers."""
+def _materialise(root: nn.Module, device: torch.device, *, home: torch.device) -> None:
+    """Gives every parameter that has none memory at `home`, shared where it was shared; buffers
+    keep their numbers and go to `device`."""
     buffers = {name: buffer.to(device) for name, buffer in root.named_buffers()}
     homes = homes_of(root)
     if not any(hasattr(parameter, "ds_tensor") for parameter in homes):
-        root.to_empty(device=device)
+        root.to_empty(device=home)
     for (first, name), *others in homes.values():
         for module, other in others:  # FSDP2 has done it itself
             setattr(module, other, getattr(first, name))
@@ -291,10 +313,13 @@ def _own_rows(tensor: Tensor) -> tuple[int, Tensor]:
 
     if not isinstance(tensor, DTensor):
         return 0, tensor.view(-1, *tensor.shape[1:])  # a scalar is one row
-    assert tensor.placements == (Shard(0),), tensor.placements
+    *copies, cut = tensor.placements  # with hybrid sharding the same rows lie in several groups
+    assert cut == Shard(0), tensor.placements
+    assert all(placement.is_replicate() for placement in copies), tensor.placements
+    mesh, last = tensor.device_mesh, len(copies)
     local = tensor.to_local()
-    most = -(-len(tensor) // tensor.device_mesh.size())  # of a rank; the last ones may have less
-    start = min(len(tensor), tensor.device_mesh.get_local_rank() * most)
+    most = -(-len(tensor) // mesh.size(last))  # of a rank; the last ones may have less
+    start = min(len(tensor), mesh.get_local_rank(last) * most)
     assert len(local) == min(most, len(tensor) - start), (local.shape, tensor.shape, start)
     return start, local
 

@@ -45,7 +45,7 @@ def open_engine(kind: str, spec: EngineSpec | None = None) -> Engine:
     if kind == "fsdp2":
         from accept_llm.engines.fsdp2 import Fsdp2Engine
 
-        return Fsdp2Engine()
+        return Fsdp2Engine(spec if isinstance(spec, recipe.Fsdp2Engine) else None)
     if kind == "zero3":
         from accept_llm.engines.zero3 import Zero3Engine
 

@@ -13,33 +13,64 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from accept_llm import recipe
+from accept_llm.backbones.loading import DTYPES, Sharding
 from accept_llm.engines.group import Group
+from accept_llm.recipe_errors import RecipeError
 
 M_MMAP_THRESHOLD = -3  # glibc's malloc.h
 
 
 class Fsdp2Engine(Group):
-    """Each rank holds 1/world_size of every frozen weight and gathers a layer to use it."""
+    """Each rank holds its part of every frozen weight and gathers a layer to use it: 1/world_size,
+    or 1/shard_size with as many copies as there are groups of that size."""
 
     kind = "fsdp2"
 
-    def __init__(self) -> None:
+    def __init__(self, spec: recipe.Fsdp2Engine | None = None) -> None:
+        self.spec = spec or recipe.Fsdp2Engine(kind="fsdp2")
         super().__init__()
+        self.mesh_shape = mesh_shape(self.spec.shard_size, self.world_size)
+        home = torch.device("cpu") if self.spec.offload else self.device
+        self.sharding = Sharding(self.cut, home=home, dtype=self.spec.param_dtype)
         if self.device.type == "cpu":
             _give_freed_memory_back()
 
-    def shard(self, root: nn.Module, parts: list[nn.Module]) -> None:
+    def cut(self, root: nn.Module, parts: list[nn.Module]) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        mesh = init_device_mesh(self.device.type, (self.world_size,))
+        names = ("replicate", "shard")[-len(self.mesh_shape) :]
+        mesh = init_device_mesh(self.device.type, self.mesh_shape, mesh_dim_names=names)
+        policies = self._policies()
         # The root group too (the norm; a tied embedding) gives its gathered weights back.
         for module in (*parts, root):
-            sharded = fully_shard(module, mesh=mesh, reshard_after_forward=True)
+            sharded = fully_shard(module, mesh=mesh, reshard_after_forward=True, **policies)
             if self.device.type == "cpu":
                 sharded.set_custom_all_gather(cast(Any, OneBuffer()))  # its base is not public
                 # Itself, in place of the part before: it is gathered already.
                 sharded.set_modules_to_backward_prefetch([sharded])
+
+    def _policies(self) -> dict[str, Any]:
+        from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy
+
+        policies: dict[str, Any] = {}
+        if self.spec.param_dtype is not None:
+            # Inputs have that type already. int8 numbers stay int8; only their scales are cast.
+            dtype = DTYPES[self.spec.param_dtype]
+            policies["mp_policy"] = MixedPrecisionPolicy(dtype, cast_forward_inputs=False)
+        if self.spec.offload:
+            policies["offload_policy"] = CPUOffloadPolicy(pin_memory=self.device.type != "cpu")
+        return policies
+
+
+def mesh_shape(shard_size: int | None, ranks: int) -> tuple[int, ...]:
+    """(copies, ranks of a copy), or (ranks,) for one copy."""
+    size = shard_size or ranks
+    if ranks % size:
+        sizes = ", ".join(str(n) for n in range(1, ranks + 1) if ranks % n == 0)
+        raise RecipeError([f"engine.shard_size: got {size}; allowed with {ranks} ranks: {sizes}"])
+    return (ranks,) if size == ranks else (ranks // size, size)
 
 
 class OneBuffer:

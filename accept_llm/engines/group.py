@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from accept_llm.backbones import Backbone, Layout
-from accept_llm.backbones.loading import Shard, load_backbone
+from accept_llm.backbones.loading import Sharding, load_backbone
 from accept_llm.models import ModelInfo
 from accept_llm.ranks import wants_cpu
 from accept_llm.recipe import ModelSpec
@@ -35,11 +35,11 @@ class Group:
     def _open(self, backend: str) -> None:
         dist.init_process_group(backend, timeout=TIMEOUT)
 
-    shard: Shard | None = None
-    """Cuts up the weights of a model that has no memory yet; None keeps it whole."""
+    sharding: Sharding | None = None
+    """None keeps the weights whole."""
 
     def load_backbone(self, spec: ModelSpec, info: ModelInfo, layout: Layout) -> Backbone:
-        return load_backbone(spec, info, layout, device=self.device, shard=self.shard)
+        return load_backbone(spec, info, layout, device=self.device, sharding=self.sharding)
 
     def sum_over_ranks(self, x: Tensor) -> Tensor:
         x = x.clone()

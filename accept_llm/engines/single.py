@@ -23,7 +23,7 @@ class SingleEngine:
         )
 
     def load_backbone(self, spec: ModelSpec, info: ModelInfo, layout: Layout) -> Backbone:
-        return load_backbone(spec, info, layout, device=self.device, shard=None)
+        return load_backbone(spec, info, layout, device=self.device, sharding=None)
 
     def sum_over_ranks(self, x: Tensor) -> Tensor:
         return x

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from accept_llm.backbones.loading import homes_of
+from accept_llm.backbones.loading import Sharding, homes_of
 from accept_llm.engines.group import TIMEOUT, Group
 from accept_llm.ranks import wants_cpu
 
@@ -32,6 +32,7 @@ class Zero3Engine(Group):
             os.environ["DS_ACCELERATOR"] = "cpu"
         os.environ.setdefault("LOCAL_RANK", "0")
         super().__init__()
+        self.sharding = Sharding(self.cut)
 
     def _open(self, backend: str) -> None:
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -58,7 +59,7 @@ class Zero3Engine(Group):
             stage["offload_param"] = {"device": "cpu", "pin_memory": self.device.type != "cpu"}
         return {"train_micro_batch_size_per_gpu": 1, "zero_optimization": stage}
 
-    def shard(self, root: nn.Module, parts: list[nn.Module]) -> None:
+    def cut(self, root: nn.Module, parts: list[nn.Module]) -> None:
         """Gives every parameter of `root`, which has no memory yet, its piece on this rank."""
         from deepspeed.runtime.config import DeepSpeedConfig
         from deepspeed.runtime.zero import Init
@@ -66,10 +67,10 @@ class Zero3Engine(Group):
         from deepspeed.utils.timer import NoopTimer
 
         config = self._config()
-        cut = Init(module=nn.Module(), config_dict_or_path=config)
+        pieces = Init(module=nn.Module(), config_dict_or_path=config)
         for parameter, homes in homes_of(root).items():
             whole: Any = nn.Parameter(torch.empty_like(parameter, device=self.device), False)
-            cut._convert_to_deepspeed_param(whole)
+            pieces._convert_to_deepspeed_param(whole)
             whole.partition()  # no broadcast: there is nothing in it yet
             for module, name in homes:
                 setattr(module, name, whole)
