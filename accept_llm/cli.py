@@ -48,7 +48,7 @@ def _is_first() -> bool:
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """A user's mistake: one clear message, on one rank, and exit code 2."""
+    """A user's mistake: one clear message, and exit code 2."""
     try:
         yield
     except RecipeError as error:
@@ -57,7 +57,8 @@ def _plain_errors() -> Iterator[None]:
 
 
 def _complain(text: str) -> None:
-    if _is_first():
+    """On one rank of each machine: a mistake may be one machine's alone."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"error: {text}", file=sys.stderr)
 
 

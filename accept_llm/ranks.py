@@ -1,10 +1,11 @@
 """Starts the processes of a sharded run where `accelerate launch` does not.
 
 On GPUs accelerate starts one process a rank and sets RANK. On a CPU (`--cpu`), and for one
-process, it starts a single one and sets no RANK (accelerate 1.15, `simple_launcher`); the count
-is then only in its own command line. Knows nothing of recipes or engines.
+process a machine, it starts a single one and sets no RANK (accelerate 1.15, `simple_launcher`);
+the counts are then only in its own command line. Knows nothing of recipes or engines.
 """
 
+import argparse
 import ctypes
 import os
 import signal
@@ -13,6 +14,7 @@ import sys
 from accept_llm.recipe_errors import RecipeError
 
 HOW = "accelerate launch --num_processes N {} RECIPE (with --cpu on a CPU)"
+MACHINES = "on each of several: --num_machines M --machine_rank R of: {}"
 
 
 def wants_cpu() -> bool:
@@ -21,15 +23,16 @@ def wants_cpu() -> bool:
 
 
 def ensure_ranks(engine_kind: str) -> None:
-    """Returns in a process that is a rank; else becomes torchrun, which starts the ranks."""
+    """Returns in a process that is a rank; else becomes torchrun, which starts this machine's
+    ranks."""
     if "RANK" in os.environ:
         return
-    count = _asked_of_accelerate(engine_kind, HOW.format(sys.argv[0]))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc_per_node={count}", *sys.argv]
+    how = HOW.format(sys.argv[0])
+    asked = _asked_of_accelerate(engine_kind, how)
+    command = [sys.executable, "-m", "torch.distributed.run", *_of_torchrun(asked, how)]
     _die_with_parent()
     # In place of this process, so that exit codes pass through.
-    os.execv(sys.executable, command)
+    os.execv(sys.executable, [*command, *sys.argv])
 
 
 def _die_with_parent() -> None:
@@ -43,7 +46,8 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
-def _asked_of_accelerate(kind: str, how: str) -> int:
+def _asked_of_accelerate(kind: str, how: str) -> argparse.Namespace:
+    """The arguments of the `accelerate launch` that started this process."""
     import psutil
 
     parent = psutil.Process().parent()
@@ -52,10 +56,26 @@ def _asked_of_accelerate(kind: str, how: str) -> int:
         raise RecipeError([f"engine: {kind} needs its processes started for it: {how}"])
     from accelerate.commands.launch import launch_command_parser  # it loads torch
 
-    asked = launch_command_parser().parse_args(words[words.index("launch") + 1 :])
-    if (asked.num_machines or 1) > 1:
-        raise RecipeError([f"engine: {kind} on CPUs of several machines needs torchrun"])
+    return launch_command_parser().parse_args(words[words.index("launch") + 1 :])
+
+
+def _of_torchrun(asked: argparse.Namespace, how: str) -> list[str]:
+    """torchrun's arguments for the same ranks."""
     # accelerate sets MASTER_ADDR for more than one process; a config file may have said so.
-    if asked.num_processes is None and "MASTER_ADDR" in os.environ:
+    address = os.environ.get("MASTER_ADDR")
+    if asked.num_processes is None and address is not None:
         raise RecipeError([f"engine: the number of processes is not on the command line: {how}"])
-    return asked.num_processes or 1
+    if asked.num_machines is None and address not in (None, "127.0.0.1"):
+        said = f"--num_machines is not on the command line, but MASTER_ADDR is {address}"
+        raise RecipeError([f"engine: {said}; {MACHINES.format(how)}"])
+    count, machines = asked.num_processes or 1, asked.num_machines or 1
+    if machines == 1:
+        return ["--standalone", f"--nproc_per_node={count}"]
+    if count % machines or asked.machine_rank not in range(machines):
+        said = f"got --num_processes {count}, in all, and --machine_rank {asked.machine_rank}"
+        allowed = f"a multiple of {machines}, and 0 to {machines - 1}"
+        raise RecipeError([f"engine: {said}; allowed with {machines} machines: {allowed}"])
+    # accelerate sets both, from its command line or its config file.
+    there = [f"--master_{x}={os.environ[f'MASTER_{x.upper()}']}" for x in ("addr", "port")]
+    here = [f"--nnodes={machines}", f"--node_rank={asked.machine_rank}"]
+    return [*here, *there, f"--nproc_per_node={count // machines}"]

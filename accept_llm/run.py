@@ -3,6 +3,7 @@ that knows them all.
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,10 +53,12 @@ class Loaded:
 
 
 def _local_model(recipe: Recipe, engine: Engine) -> ModelInfo:
-    """The model's folder; rank 0 downloads or converts while the others wait."""
-    if engine.rank == 0:
-        fetch_model(recipe.model)
-    engine.gather([engine.rank])
+    """The model's folder; rank 0 downloads or converts while the others wait, then the first rank
+    of a machine that does not share its folders."""
+    for is_due in (engine.rank == 0, os.environ.get("LOCAL_RANK", "0") == "0"):
+        if is_due:
+            fetch_model(recipe.model)
+        engine.gather([engine.rank])
     return fetch_model(recipe.model)
 
 

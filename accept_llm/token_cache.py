@@ -3,10 +3,10 @@ says what the rows were made from."""
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 from zipfile import BadZipFile
 
 import numpy as np
@@ -52,10 +52,11 @@ def _read(path: Path, count: int) -> Rows | None:
 
 
 def _write(path: Path, rows: Rows) -> None:
-    """Beside its place, then put there: another process may read or write the same."""
+    """Beside its place, then put there: another process, of another machine too, may read or write
+    the same."""
     tokens = np.array([t for row, _ in rows for t in row], dtype=np.int32)
     lengths = np.array([len(row) for row, _ in rows], dtype=np.int32)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    temporary = path.with_name(f".{uuid4().hex}-{path.name}")
     np.savez(temporary, tokens=tokens, lengths=lengths, lost=np.array([x for _, x in rows]))
     temporary.replace(path)

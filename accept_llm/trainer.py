@@ -22,6 +22,7 @@ from accept_llm.checkpoint import load_state, save_state
 from accept_llm.evaluate import Model
 from accept_llm.loader import Loader, Step
 from accept_llm.recipe import Train
+from accept_llm.recipe_errors import RecipeError
 from accept_llm.results import RunLog
 
 Scores = dict[str, float]
@@ -260,6 +261,10 @@ class Trainer:
             self.schedule.load_state_dict(state["schedule"])
             self.log.seconds = state["seconds"]
             self.padding = Padding(**state["padding"])
+        steps = self.model.engine.gather([self.step])
+        if len(set(steps)) > 1:
+            said = f"output_dir: the ranks find states of the steps {steps}"
+            raise RecipeError([f"{said}; allowed: a folder that all machines share"])
         self._write_best()
         self.log.rewind(self.step)
 
