@@ -4,6 +4,8 @@ folder, an adapter. No torch, so that a mistake shows at once.
 
 import importlib.util
 import os
+import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,14 +127,26 @@ def decide_engine(recipe: Recipe, launched: str) -> str:
     return launched
 
 
+def _check_compiler(engine_kind: str) -> None:
+    """model.compile needs a compiler, and blocks without DeepSpeed's hooks inside."""
+    if engine_kind == "zero3":
+        raise RecipeError(["model.compile: got true; allowed under single, ddp and fsdp2"])
+    wanted = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(wanted) is None:  # the one that torch would call
+        said = f"model.compile: got true, but there is no {wanted}"
+        raise RecipeError([f"{said}; allowed: false, or with a C++ compiler (CXX names it)"])
+
+
 def check_weights(recipe: Recipe, engine_kind: str) -> None:
-    """Whether the engine can hold the weights that the recipe asks for."""
+    """Whether the engine can hold the weights that the recipe asks for, as it asks for them."""
     got, allowed = recipe.model.weights, WEIGHTS[engine_kind]
     if got not in allowed:
         said = f"model.weights: got {got!r}; allowed under {engine_kind}: {', '.join(allowed)}"
         raise RecipeError([said])
     if got.startswith("bnb"):
         _need("bitsandbytes", f"model.weights: got {got!r}")
+    if recipe.model.compile:
+        _check_compiler(engine_kind)
 
 
 def _need(package: str, said: str) -> None:

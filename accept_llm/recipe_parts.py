@@ -34,6 +34,20 @@ class _Model(Spec):
     checkpointing: bool = False
     """Keep only each block's input for the backward pass and compute the block again there: a
     third more work, and much less memory for activations."""
+    compile: bool = False
+    """Compile each block around its attention (torch.compile; needs a C++ compiler). The first
+    steps then take a minute or more."""
+
+    @model_validator(mode="after")
+    def _can_be_compiled(self) -> "_Model":
+        problems = []
+        if self.compile and self.layout == "packed_flex":  # which compiles its attention itself
+            problems.append("compile: got true; allowed with layout packed or padded")
+        if self.compile and self.weights.startswith("bnb"):
+            problems.append("compile: got true; allowed with weights bf16 or int8")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
 
 
 class HubModel(_Model):

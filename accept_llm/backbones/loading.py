@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from accept_llm.backbones import Backbone, Layout
 from accept_llm.backbones.causal import CausalBackbone, CausalRoot
+from accept_llm.backbones.compiled import compile_parts
 from accept_llm.backbones.int8 import fill_int8, use_int8
 from accept_llm.backbones.linear import needs_fp32, with_fp32_products
 from accept_llm.backbones.seq2seq import Seq2SeqBackbone, Seq2SeqRoot
@@ -83,14 +84,17 @@ def load_backbone(
     sharding: Sharding | None,
 ) -> Backbone:
     """The model that a recipe names: in pieces, or whole."""
-    how: dict[str, Any] = {
-        "dtype": spec.dtype,
-        "checkpointing": spec.checkpointing,
-        "weights": spec.weights,
-    }
+    how: dict[str, Any] = {"dtype": spec.dtype, "weights": spec.weights}
     if sharding is None:
-        return load_whole(info, layout=layout, device=device, **how)
-    return load_sharded(info, layout=layout, device=device, sharding=sharding, **how)
+        backbone = load_whole(info, layout=layout, device=device, **how)
+    else:
+        backbone = load_sharded(info, layout=layout, device=device, sharding=sharding, **how)
+    lm: Any = backbone.module.lm
+    if spec.compile:  # first: what a block computes again for the backward pass is compiled too
+        compile_parts(lm, _layers(lm))
+    if spec.checkpointing:
+        checkpoint_blocks(lm)
+    return backbone
 
 
 def load_whole(
@@ -99,7 +103,6 @@ def load_whole(
     dtype: str,
     layout: Layout,
     device: torch.device,
-    checkpointing: bool = False,
     weights: Weights = "bf16",
 ) -> Backbone:
     """The model on one device, through transformers' own loader; `weights` as ModelSpec has it."""
@@ -110,7 +113,6 @@ def load_whole(
             layout=layout,
             device=device,
             sharding=UNCUT,
-            checkpointing=checkpointing,
             weights=weights,
         )
     more = _bitsandbytes(weights, DTYPES[dtype], device) if weights != "bf16" else {}
@@ -119,8 +121,6 @@ def load_whole(
     )
     lm, report = loaded
     _refuse_missing(lm, info, report["missing_keys"])  # transformers would draw them at random
-    if checkpointing:
-        checkpoint_blocks(lm)
     return _frozen(_root(lm, info).to(device), info, device=device, dtype=dtype, layout=layout)
 
 
@@ -131,7 +131,6 @@ def load_sharded(
     layout: Layout,
     device: torch.device,
     sharding: Sharding,
-    checkpointing: bool = False,
     weights: Weights = "bf16",
 ) -> Backbone:
     """Built without memory, cut up, then filled: every rank reads
@@ -148,8 +147,6 @@ def load_sharded(
     _refuse_missing(lm, info, _tie(lm, checkpoint))
     if weights == "int8":
         use_int8(lm)
-    if checkpointing:
-        checkpoint_blocks(lm)
     root = _root(lm, info)
     root.requires_grad_(False)
     sharding.cut(root, _parts(lm))
@@ -186,6 +183,15 @@ def _blocks(lm: Any) -> list[Any]:
     """The repeated layers, by the class names that transformers declares."""
     names = set(lm._no_split_modules or [])
     return [module for module in lm.modules() if type(module).__name__ in names]
+
+
+def _layers(lm: Any) -> list[nn.Module]:
+    """The blocks; of T5 the attentions and feed-forward parts that its blocks list, which are
+    gathered one by one: a decoder block of T5-XXL has 0.5 GB."""
+    blocks = _blocks(lm)
+    if lm.config.is_encoder_decoder:
+        return [part for block in blocks for part in block.layer]
+    return blocks
 
 
 def _auto_class(info: ModelInfo) -> Any:
@@ -234,14 +240,8 @@ def _tie(lm: Any, checkpoint: Checkpoint) -> set[str]:
 
 def _parts(lm: Any) -> list[nn.Module]:
     """What is gathered by itself: the repeated layers, the embedding and the LM head. A tied pair
-    stays with the root, in one group.
-
-    T5's blocks list their attentions and their feed-forward part, which are gathered one by
-    one: a decoder block of T5-XXL has 0.5 GB.
-    """
-    layers = _blocks(lm)
-    if lm.config.is_encoder_decoder:
-        layers = [part for block in layers for part in block.layer]
+    stays with the root, in one group."""
+    layers = _layers(lm)
     ends = [lm.get_input_embeddings(), lm.get_output_embeddings()]
     return layers if ends[0].weight is ends[1].weight else [*layers, *ends]
 

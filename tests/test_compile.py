@@ -1,0 +1,108 @@
+"""torch.compile around the attention: the same numbers, and one compilation for all batches."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import write_recipe
+from test_backbones import CPU, info_of
+from test_engines import assert_same_training, trained
+from torch._dynamo.utils import counters
+
+from accept_llm.backbones.loading import load_backbone
+from accept_llm.batches import Encoded, collate
+from accept_llm.heads import Generate
+from accept_llm.preflight import check_train
+from accept_llm.prompts import Composed
+from accept_llm.recipe import FolderModel, load_recipe
+from accept_llm.recipe_errors import RecipeError
+
+NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+HEAD = Generate(max_new_tokens=8, num_beams=1, end=2)
+# Examples of a batch and their lengths: one group of like lengths, or several.
+BATCHES = [(5, 1, 9, 2, 7), (3, 4), (12, 11, 2, 2, 30, 6, 9), (8, 8, 8)]
+
+
+def built(folder: Path, *, compile: bool, **more):
+    spec = FolderModel(kind="folder", path=str(folder), compile=compile, **more)
+    info = info_of(folder)
+    layout = "padded" if info.architecture == "seq2seq" else "packed"
+    return load_backbone(spec, info, layout, device=CPU, sharding=None)
+
+
+def prompt() -> Composed:
+    draw = torch.Generator().manual_seed(4)
+    return Composed(*(torch.randn(n, 64, generator=draw).requires_grad_() for n in (6, 40)))
+
+
+def batch_of(lengths: tuple[int, ...]):
+    draw = torch.Generator().manual_seed(3)
+    rows = [torch.randint(3, 90, (n,), generator=draw).tolist() for n in lengths]
+    return collate([Encoded(str(i), tuple(r), 0, (5, 6, 2)) for i, r in enumerate(rows)])
+
+
+def numbers(backbone, lengths) -> list[torch.Tensor]:
+    """Losses, their gradients, and the states without gradients (the remembered prompt)."""
+    leaves, batch = prompt(), batch_of(lengths)
+    losses = HEAD.losses(backbone, batch, leaves)
+    grads = torch.autograd.grad(losses.sum(), [leaves.prefix, leaves.offsets])
+    with torch.no_grad():
+        states = backbone(batch, leaves, reads="states")
+    return [losses, *grads, states]
+
+
+SLOW = {"marks": pytest.mark.slow}  # a minute of g++ each
+
+
+@NEEDS_COMPILER
+@pytest.mark.parametrize(
+    ("model", "more", "tolerance"),
+    [
+        ("tiny_llama", {"dtype": "fp32", "checkpointing": True}, 1e-5),
+        pytest.param("tiny_llama", {"dtype": "fp32", "weights": "int8"}, 1e-5, **SLOW),
+        pytest.param("tiny_llama", {"dtype": "bf16"}, 0.03, **SLOW),
+        pytest.param("tiny_t5", {"dtype": "fp32"}, 1e-5, **SLOW),
+    ],
+)
+def test_the_same_numbers_from_one_compilation(request, model, more, tolerance):
+    folder = request.getfixturevalue(model)
+    plain, fast = (built(folder, compile=on, **more) for on in (False, True))
+    torch.compiler.reset()
+    graphs = []
+    for lengths in BATCHES:
+        for got, want in zip(numbers(fast, lengths), numbers(plain, lengths), strict=True):
+            assert (got - want).abs().max() <= tolerance * want.abs().max().clamp(min=1)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] > 0
+    assert graphs[1:] == graphs[:1] * (len(BATCHES) - 1), "a batch was compiled anew"
+
+
+@NEEDS_COMPILER
+@pytest.mark.slow
+def test_compiled_in_shards_equals_one_process(tmp_path, tiny_llama):
+    recipe = write_recipe(tmp_path, tiny_llama, steps=20, eval_every=10, micro_batch_size=2)
+    folder = trained(recipe, "fsdp2", "model.compile=true")
+    assert_same_training(folder, trained(recipe, "single"), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["model.layout=packed_flex"], "compile: got true; allowed with layout packed or padded"),
+        (["model.weights=bnb-nf4"], "compile: got true; allowed with weights bf16 or int8"),
+    ],
+)
+def test_what_cannot_be_compiled_is_refused(tmp_path, tiny_llama, changes, said):
+    with pytest.raises(RecipeError, match=f"model.{said}"):
+        load_recipe(write_recipe(tmp_path, tiny_llama), ["model.compile=true", *changes])
+
+
+def test_without_a_compiler_or_under_zero3_it_is_refused(tmp_path, tiny_llama, monkeypatch):
+    recipe, _ = load_recipe(write_recipe(tmp_path, tiny_llama), ["model.compile=true"])
+    with pytest.raises(RecipeError, match="got true; allowed under single, ddp and fsdp2"):
+        check_train(recipe, "zero3", resume=False)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    said = "model.compile: got true, but there is no no-such-compiler; allowed: false, or with"
+    with pytest.raises(RecipeError, match=said):
+        check_train(recipe, "fsdp2", resume=False)
