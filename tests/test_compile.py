@@ -1,13 +1,15 @@
 """torch.compile around the attention: the same numbers, and one compilation for all batches."""
 
+import os
 import shutil
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import write_recipe
-from test_backbones import CPU, info_of
-from test_engines import assert_same_training, trained
+from helpers import finish, start_ranks, write_recipe
+from test_backbones import CPU, close, info_of
 from torch._dynamo.utils import counters
 
 from accept_llm.backbones.loading import load_backbone
@@ -78,12 +80,43 @@ def test_the_same_numbers_from_one_compilation(request, model, more, tolerance):
     assert graphs[1:] == graphs[:1] * (len(BATCHES) - 1), "a batch was compiled anew"
 
 
+def in_shards(path: str, out: str, rank: dict) -> None:
+    """One rank: the numbers of two batches from compiled blocks that compute themselves again, and
+    from plain ones; and what says that the blocks are wrapped."""
+    os.environ |= rank
+    from accept_llm.engines.fsdp2 import Fsdp2Engine
+
+    torch.set_num_threads(1)
+    engine, found = Fsdp2Engine(), []
+    for on in (True, False):
+        spec = FolderModel(kind="folder", path=path, dtype="fp32", checkpointing=on, compile=on)
+        backbone = engine.load_backbone(spec, info_of(Path(path)), "packed")
+        found.append([numbers(backbone, lengths) for lengths in BATCHES[:2]])
+        if on:
+            wrapped = [
+                isinstance(block.forward, partial) for block in backbone.module.lm.model.layers
+            ]
+    if engine.rank == 0:
+        graphs = counters["stats"]["unique_graphs"]
+        torch.save({"found": found, "wrapped": wrapped, "graphs": graphs}, out)
+    engine.close()
+
+
 @NEEDS_COMPILER
 @pytest.mark.slow
-def test_compiled_in_shards_equals_one_process(tmp_path, tiny_llama):
-    recipe = write_recipe(tmp_path, tiny_llama, steps=20, eval_every=10, micro_batch_size=2)
-    folder = trained(recipe, "fsdp2", "model.compile=true")
-    assert_same_training(folder, trained(recipe, "single"), rel=1e-4)
+def test_compiled_and_checkpointed_in_shards(tmp_path, tiny_llama):
+    """FSDP2 gives blocks another class; they are found, and give one process's numbers."""
+    out = tmp_path / "found.pt"
+    ranks = start_ranks(tiny_llama, count=2, target=in_shards, arguments=(str(out),))
+    assert finish(*ranks, seconds=500) == [0, 0]
+    saved = torch.load(out)
+    assert saved["wrapped"] == [True, True]
+    assert saved["graphs"] > 0
+    plain = built(tiny_llama, compile=False, dtype="fp32")
+    one = [numbers(plain, lengths) for lengths in BATCHES[:2]]
+    for side in saved["found"]:
+        for got, want in zip(chain(*side), chain(*one), strict=True):
+            close(got, want)
 
 
 @pytest.mark.parametrize(

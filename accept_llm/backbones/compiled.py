@@ -22,6 +22,7 @@ def compile_parts(lm: Any, parts: list[nn.Module]) -> None:
     """
     from transformers import AttentionInterface
 
+    assert parts, type(lm)
     AttentionInterface.register(NAME, torch.compiler.disable(packed_attention))
     for part in parts:
         part.forward = torch.compile(part.forward, dynamic=True)

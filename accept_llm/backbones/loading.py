@@ -180,9 +180,10 @@ def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
 
 
 def _blocks(lm: Any) -> list[Any]:
-    """The repeated layers, by the class names that transformers declares."""
+    """The repeated layers, by the class names that transformers declares; fully_shard gives each a
+    subclass with another name."""
     names = set(lm._no_split_modules or [])
-    return [module for module in lm.modules() if type(module).__name__ in names]
+    return [m for m in lm.modules() if any(cls.__name__ in names for cls in type(m).__mro__)]
 
 
 def _layers(lm: Any) -> list[nn.Module]:
