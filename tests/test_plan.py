@@ -171,6 +171,22 @@ def test_a_shard_is_a_part(tmp_path, tiny_llama):
     assert held["single", "bf16"] == held["ddp", "bf16"]
 
 
+def test_options_of_fsdp2(tmp_path, tiny_llama):
+    path = write_recipe(tmp_path, tiny_llama)
+
+    def needs(*changes: str) -> Any:
+        recipe, _ = load_recipe(path, ["engine.kind=fsdp2", "model.dtype=bf16", *changes])
+        return plan.make_plan(recipe, gpus=4, gpu_memory=24e9).chosen.needs
+
+    plain, hybrid, host = needs(), needs("engine.shard_size=2"), needs("engine.offload=true")
+    assert hybrid.weights == 2 * plain.weights
+    assert hybrid.moved == pytest.approx(plain.moved * (1 / 2) / (3 / 4))
+    assert (host.weights, host.host) == (0, plain.host + 4 * plain.weights)
+    wide = needs("engine.param_dtype=fp32")
+    assert wide.weights == plain.weights
+    assert wide.moved == 2 * plain.moved
+
+
 # --- the command ------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from accept_llm.budget import solve
 from accept_llm.data import sample
 from accept_llm.models import read_config
 from accept_llm.plan.lengths import SAMPLE, count_tokens, measure
-from accept_llm.plan.memory import Estimate, Machine, Work, estimate
+from accept_llm.plan.memory import Estimate, Held, Machine, Work, estimate
 from accept_llm.plan.sizes import Sizes, read_sizes
 from accept_llm.preflight import COMMANDS, WEIGHTS
 from accept_llm.ranks import wants_cpu
@@ -122,8 +122,7 @@ def _planned(
         raise RecipeError([f"{got}; allowed under {kind}: {', '.join(WEIGHTS[kind])}"])
     work = _work(recipe, sizes, examples, count, folder)
     pairs = [(engine, weights) for engine, allowed in WEIGHTS.items() for weights in allowed]
-    offload = bool(getattr(recipe.engine, "offload", False))
-    rows = tuple(_row(sizes, work, machine, *pair, offload=offload) for pair in pairs)
+    rows = tuple(_row(sizes, work, machine, _held(recipe, *pair)) for pair in pairs)
     plan = Plan(recipe, kind, sizes, work, machine, rows, _disk(folder, sizes, work), ())
     return replace(plan, changes=tuple(_changes(plan))) if plan.chosen.fits == "no" else plan
 
@@ -187,17 +186,25 @@ def _disk(folder: Path | None, sizes: Sizes, work: Work) -> float:
 # --- what fits --------------------------------------------------------------------------
 
 
-def _row(
-    sizes: Sizes, work: Work, machine: Machine, engine: str, weights: str, *, offload: bool
-) -> Row:
-    def needs(work: Work) -> Estimate:
-        return estimate(
-            sizes, work, machine, engine=engine, weights_format=weights, offload=offload
-        )
+def _held(recipe: Recipe, engine: str, weights: str) -> Held:
+    """With the options of the recipe's engine, where it is this one."""
+    spec = recipe.engine if recipe.engine and recipe.engine.kind == engine else None
+    return Held(
+        engine,
+        weights,
+        offload=getattr(spec, "offload", False),
+        shard_size=getattr(spec, "shard_size", None),
+        in_fp32=getattr(spec, "param_dtype", None) is not None,
+    )
 
-    ranks = 1 if engine == "single" else machine.ranks
+
+def _row(sizes: Sizes, work: Work, machine: Machine, held: Held) -> Row:
+    def needs(work: Work) -> Estimate:
+        return estimate(sizes, work, machine, held)
+
+    ranks = 1 if held.engine == "single" else machine.ranks
     memory = machine.memory
-    if machine.device == "cpu" and engine == "single":
+    if machine.device == "cpu" and held.engine == "single":
         memory *= machine.ranks  # the whole host
     low, high = 0, MOST_ROWS  # rows that fit, and that do not
     while high - low > 1:
@@ -222,7 +229,7 @@ def _changes(plan: Plan) -> Iterator[str]:
     for weights in formats:
         for again in dict.fromkeys((model.checkpointing, True)):
             tried = replace(work, checkpointing=again)
-            row = _row(plan.sizes, tried, machine, plan.engine, weights, offload=False)
+            row = _row(plan.sizes, tried, machine, _held(plan.recipe, plan.engine, weights))
             if not row.rows:
                 continue
             if weights != model.weights:
@@ -238,7 +245,7 @@ def _changes(plan: Plan) -> Iterator[str]:
     for ranks in (2, 4, 8, 16, 32):
         more = replace(machine, ranks=ranks)
         if machine.device == "cuda" and ranks > machine.ranks:
-            row = _row(plan.sizes, work, more, "fsdp2", formats[-1], offload=False)
+            row = _row(plan.sizes, work, more, Held("fsdp2", formats[-1]))
             if row.rows:
                 command = COMMANDS["fsdp2"].replace(" N ", f" {ranks} ")
                 yield f"engine: {{kind: fsdp2}}  # on {ranks} such GPUs: {command}"

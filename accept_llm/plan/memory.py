@@ -22,7 +22,7 @@ CONTEXT = 0.6e9  # of CUDA on a device, and of cuBLAS's workspaces
 # given back; on CUDA taken from there.
 SLACK, SLACK_RETURNED = 3.5, 1.3
 GROUPED = 1.2  # examples of about one length are padded to the longest of them (packed.py)
-INT8_ROWS = 2048  # rows of an int8 matrix that the CPU makes fp32 at a time (linear.py)
+INT8_ROWS = 512  # rows of an int8 matrix that the CPU makes fp32 at a time (linear.py)
 SCALED = 64  # inputs that share a scale (int8.py)
 
 # Bytes of a number in a linear layer, in the embeddings and LM head; None: as `dtype`.
@@ -85,6 +85,18 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Held:
+    """How the frozen weights are held: see recipe_parts.py's engines."""
+
+    engine: str
+    weights_format: str
+    offload: bool = False
+    shard_size: int | None = None
+    in_fp32: bool = False
+    """Shards are made fp32 to be gathered and computed."""
+
+
+@dataclass(frozen=True)
 class Estimate:
     """Bytes on one rank's device while it trains; its host memory; a step's time and traffic."""
 
@@ -108,47 +120,46 @@ class Estimate:
         return self.weights + self.activations + self.trained + self.buffers + self.process
 
 
-def estimate(
-    sizes: Sizes, work: Work, machine: Machine, *, engine: str, weights_format: str, offload: bool
-) -> Estimate:
+def estimate(sizes: Sizes, work: Work, machine: Machine, held: Held) -> Estimate:
     """One row of the plan."""
+    engine, cpu = held.engine, machine.device == "cpu"
     ranks = 1 if engine == "single" else machine.ranks
-    shards = ranks if engine in ("fsdp2", "zero3") else 1
-    whole, cpu = weight_bytes(sizes, weights_format, work.width), machine.device == "cpu"
-    per_number = whole / sizes.numbers
+    shards = min(held.shard_size or ranks, ranks) if engine in ("fsdp2", "zero3") else 1
+    whole = weight_bytes(sizes, held.weights_format, work.width)
+    gathered = whole
+    if held.in_fp32 and work.width == 2:
+        gathered, work = 2 * whole, replace(work, width=4)
     buffers = 8.0 * work.trained if ranks > 1 else 0.0
     if engine == "fsdp2":
         # The CPU keeps one part beside the shards (fsdp2.py); a GPU gathers the next one early.
-        buffers += (2 if cpu else 3) * sizes.largest_part * per_number
+        buffers += (2 if cpu else 3) * sizes.largest_part * gathered / sizes.numbers
     elif engine == "zero3":
-        buffers += 2 * sizes.largest_matrix * per_number
-    if weights_format != "bf16":
+        buffers += 2 * sizes.largest_matrix * gathered / sizes.numbers
+    if held.weights_format != "bf16":
         buffers += _dequantised(sizes, machine, work)
     rows = work.rows(ranks)
     slack = SLACK if cpu and engine != "fsdp2" else SLACK_RETURNED
     kept, block = saved(sizes, work, machine, rows)
     activations = max(kept + slack * block, evaluation(sizes, work, machine))
     data = work.lengths.rows * (ROW + ROW_TOKEN * work.lengths.mean)
-    process = PROCESS + VOCABULARY * sizes.vocab + data
-    held = whole / shards
+    process, here = PROCESS + VOCABULARY * sizes.vocab + data, whole / shards
     if cpu:
-        activations = max(activations, _loading(sizes, engine, weights_format))
-        host = held + activations + buffers + process + 16.0 * work.trained
+        activations = max(activations, _loading(sizes, held))
+        host = here + activations + buffers + process + 16.0 * work.trained
     else:
-        loaded = whole if shards == 1 and weights_format == "bf16" else 0.0
-        host = process + max(loaded, held if offload else 0.0)
-        held = 0.0 if offload else held
+        loaded = whole if shards == 1 and held.weights_format == "bf16" else 0.0
+        host = process + max(loaded, here if held.offload else 0.0)
     return Estimate(
         engine=engine,
-        weights_format=weights_format,
-        weights=held,
+        weights_format=held.weights_format,
+        weights=0.0 if held.offload and not cpu else here,
         activations=activations,
         trained=16.0 * work.trained + 16.0 * work.composed * sizes.hidden,
         buffers=buffers,
         process=process if cpu else CONTEXT,
         host=ranks * host,
         seconds=work.passes(ranks) * flops(sizes, work, rows) / machine.rate,
-        moved=2 * work.passes(ranks) * whole * (shards - 1) / shards,
+        moved=2 * work.passes(ranks) * gathered * (shards - 1) / shards,
     )
 
 
@@ -169,9 +180,9 @@ def _dequantised(sizes: Sizes, machine: Machine, work: Work) -> float:
     return max(sizes.head or sizes.words, sizes.hidden * widest) * work.width
 
 
-def _loading(sizes: Sizes, engine: str, weights_format: str) -> float:
+def _loading(sizes: Sizes, held: Held) -> float:
     """The mapped pages of a bf16 file, while from_pretrained copies it."""
-    whole = engine in ("single", "ddp") and weights_format != "int8"
+    whole = held.engine in ("single", "ddp") and held.weights_format != "int8"
     return 2.0 * sizes.numbers if whole else 0.0
 
 
