@@ -3,7 +3,6 @@
 import os
 import shutil
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -80,18 +79,19 @@ def test_the_same_numbers_from_one_compilation(request, model, more, tolerance):
     assert graphs[1:] == graphs[:1] * (len(BATCHES) - 1), "a batch was compiled anew"
 
 
-def in_shards(path: str, out: str, rank: dict) -> None:
-    """One rank: the numbers of two batches from compiled blocks that compute themselves again, and
-    from plain ones; and what says that the blocks are wrapped."""
+def in_shards(path: str, out: str, compile: bool, rank: dict) -> None:
+    """One rank: the numbers of two batches from blocks that compute themselves again, compiled or
+    not, and from plain ones; and what says that the blocks are wrapped."""
     os.environ |= rank
     from accept_llm.engines.fsdp2 import Fsdp2Engine
 
     torch.set_num_threads(1)
     engine, found = Fsdp2Engine(), []
     for on in (True, False):
-        spec = FolderModel(kind="folder", path=path, dtype="fp32", checkpointing=on, compile=on)
+        spec = FolderModel(kind="folder", path=path, dtype="fp32", checkpointing=on)
+        spec = spec.model_copy(update={"compile": on and compile})
         backbone = engine.load_backbone(spec, info_of(Path(path)), "packed")
-        found.append([numbers(backbone, lengths) for lengths in BATCHES[:2]])
+        found.append([x for lengths in BATCHES[:2] for x in numbers(backbone, lengths)])
         if on:
             wrapped = [
                 isinstance(block.forward, partial) for block in backbone.module.lm.model.layers
@@ -102,20 +102,21 @@ def in_shards(path: str, out: str, rank: dict) -> None:
     engine.close()
 
 
-@NEEDS_COMPILER
-@pytest.mark.slow
-def test_compiled_and_checkpointed_in_shards(tmp_path, tiny_llama):
+@pytest.mark.parametrize(
+    "compile", [False, pytest.param(True, marks=[NEEDS_COMPILER, pytest.mark.slow])]
+)
+def test_checkpointed_and_compiled_in_shards(tmp_path, tiny_llama, compile):
     """FSDP2 gives blocks another class; they are found, and give one process's numbers."""
     out = tmp_path / "found.pt"
-    ranks = start_ranks(tiny_llama, count=2, target=in_shards, arguments=(str(out),))
+    ranks = start_ranks(tiny_llama, count=2, target=in_shards, arguments=(str(out), compile))
     assert finish(*ranks, seconds=500) == [0, 0]
     saved = torch.load(out)
     assert saved["wrapped"] == [True, True]
-    assert saved["graphs"] > 0
+    assert (saved["graphs"] > 0) is compile
     plain = built(tiny_llama, compile=False, dtype="fp32")
-    one = [numbers(plain, lengths) for lengths in BATCHES[:2]]
+    one = [x for lengths in BATCHES[:2] for x in numbers(plain, lengths)]
     for side in saved["found"]:
-        for got, want in zip(chain(*side), chain(*one), strict=True):
+        for got, want in zip(side, one, strict=True):
             close(got, want)
 
 
