@@ -4,7 +4,7 @@ peak memory of accept_llm's packed path and of PEFT's prompt tuning.
     python -m benchmarks.gpu [--limit-gib 24] [--repeats 5]
     python -m benchmarks.gpu --tiny        two small layers, on any machine: does it run?
 
-Needs torch, transformers and this package; PEFT's sides need peft, the 8-bit run bitsandbytes, and
+Needs torch, transformers and this package; PEFT's sides need peft, bnb-int8 bitsandbytes, and
 what is missing is named. Weights are random and made on the device: nothing is downloaded.
 """
 
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from accept_llm.backbones.int8 import Int8Linear, quantise
 from benchmarks.compute import linear_shapes, matmul_rate, share_of_ceiling
 from benchmarks.measure import MEMORY, machine, peak_of, results, take_turns
 from benchmarks.sides import FLEX, VARIANTS, Side, Variant, on_shared_model
@@ -71,6 +72,18 @@ def in_8_bit(lm: Any) -> Any:
             )
             setattr(parent, name, new.to(device))
     return lm.requires_grad_(False)
+
+
+def in_int8(lm: Any) -> Any:
+    """Every linear layer but the LM head as `model.weights: int8` has it, in place."""
+    for parent in list(lm.base_model.modules()):
+        for name, layer in list(parent.named_children()):
+            if type(layer) is nn.Linear:
+                new, old = Int8Linear(layer), layer.weight.data
+                new.to_empty(device=old.device)
+                quantise(old, new.weight.data, new.scale.data)
+                setattr(parent, name, new)
+    return lm
 
 
 def sides_on(lm: Any, variants: Sequence[Variant], dtype: torch.dtype) -> dict[str, Side]:
@@ -138,15 +151,21 @@ def main(given: Sequence[str] | None = None) -> None:
     sizes = TINY if args.tiny else LLAMA_2_7B
     # A CPU without bf16 instructions would spend its time in a loop that nobody uses.
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    lm = random_model(sizes, device=device, dtype=dtype)
     began = machine()
-    bits16, text = one_run(lm, str(dtype).removeprefix("torch."), variants, args=args)
-    data = {"sizes": sizes, "dense": bits16, "int8": None, "memory_is": MEMORY[device.type]}
-    if importlib.util.find_spec("bitsandbytes"):
-        data["int8"], more = one_run(in_8_bit(lm), "8-bit (bitsandbytes)", variants, args=args)
+    kinds: dict[str, Any] = {"dense": lambda lm: lm, "int8": in_int8, "bnb-int8": in_8_bit}
+    runs: dict[str, Any] = dict.fromkeys(kinds)
+    text = ""
+    for kind, made in kinds.items():
+        if kind == "bnb-int8" and importlib.util.find_spec("bitsandbytes") is None:
+            text += f"\n{kind}: left out, bitsandbytes is not installed.\n"
+            continue
+        lm = made(random_model(sizes, device=device, dtype=dtype))
+        label = str(dtype).removeprefix("torch.") if kind == "dense" else kind
+        runs[kind], more = one_run(lm, label, variants, args=args)
         text += f"\n{more}"
-    else:
-        text += "\n8-bit: left out, bitsandbytes is not installed.\n"
+        del lm  # before the next: there may be room for one only
+        gc.collect()
+    data = {"sizes": sizes, **runs, "memory_is": MEMORY[device.type]}
     if not has_peft:
         text += "\nPEFT: left out, peft is not installed.\n"
     text += f"\nMedians of {args.repeats}; {machine()}.\n"

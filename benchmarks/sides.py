@@ -24,7 +24,7 @@ from accept_llm.budget import solve
 from accept_llm.heads import LinearHead
 from accept_llm.models import ModelInfo
 from accept_llm.prompts import build_prompt, sample_vocabulary
-from accept_llm.recipe import AcceptPrompt, PlainPrompt
+from accept_llm.recipe import AcceptPrompt, PlainPrompt, Weights
 
 LENGTH, POSITIONS = 60, 256  # m and l of the paper
 SHARE = 0.6  # of the trained numbers that ACCEPT spends on its m tokens; the rest is SCAP's
@@ -46,6 +46,8 @@ class Variant:
     packed: bool = False
     flex: bool = False
     """Packed, by FlexAttention's kernels."""
+    weights: Weights = "bf16"
+    """accept_llm's `model.weights`."""
     pad: int | None = None
     """Every row has so many tokens; None: as many as the longest of its batch."""
     ordered: bool = False
@@ -101,6 +103,14 @@ FLEX = Variant(
     packed=True,
     flex=True,
 )  # on CUDA only
+INT8 = Variant(
+    "packed-int8",
+    "accept_llm, packed, int8 weights",
+    f"SCPP + SCAP, {STATE}",
+    "accept",
+    packed=True,
+    weights="int8",
+)  # where it is asked for
 
 
 class Side:
@@ -238,7 +248,11 @@ class Source:
         if variant.method == "peft":
             return Peft(variant, plain or self.plain(), classes=classes)
         backbone = load_whole(
-            self.info, dtype=self.dtype, layout=variant.layout, device=self.device
+            self.info,
+            dtype=self.dtype,
+            layout=variant.layout,
+            device=self.device,
+            weights=variant.weights,
         )
         return Ours(variant, backbone, classes=classes)
 

@@ -24,13 +24,14 @@ from benchmarks.accuracy import to_accuracy
 from benchmarks.compute import linear_shapes, matmul_rate, share_of_ceiling
 from benchmarks.measure import MEMORY, compare, load_line, machine, tokens_of
 from benchmarks.scaling import scaling
-from benchmarks.sides import VARIANTS, Source
+from benchmarks.sides import INT8, VARIANTS, Source
 from benchmarks.tables import RESULTS, rate_lines, save, table
 from benchmarks.tables import VARIANTS as COLUMNS
 from benchmarks.texts import Batches, real
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "smollm2_sst2.yaml"
 SIZES = {"sst2": 32, "boolq": 16, "quickstart": 32}
+KNOWN = (*VARIANTS, INT8)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--batch", type=int, help="examples a batch")
     made.add_argument("--batches", type=int, default=3, help="how many different batches")
     made.add_argument("--repeats", type=int, default=3, help="of every batch")
-    made.add_argument("--only", nargs="+", choices=[v.key for v in VARIANTS], help="these variants")
+    made.add_argument("--only", nargs="+", choices=[v.key for v in KNOWN], help="these variants")
     made.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     made.add_argument("--scaling", action="store_true")
     made.add_argument("--to-accuracy", action="store_true")
@@ -59,7 +60,7 @@ def one_task(args: argparse.Namespace, task: str, info: ModelInfo, dtype: str) -
     source, began = Source(info, dtype), machine()
     size = args.batch or SIZES[task]
     batches, classes = real(task, info.folder, size=size, count=args.batches)
-    variants = [v for v in VARIANTS if args.only is None or v.key in args.only]
+    variants = [v for v in KNOWN if v.key in (args.only or [v.key for v in VARIANTS])]
     lines = compare(source, variants, batches, classes=classes, repeats=args.repeats, say=print)
     lengths = [len(row.tokens) for rows in batches for row in rows]
     data = {

@@ -203,7 +203,11 @@ def test_gpu_tiny(tmp_path: Path) -> None:
     assert [line["key"] for line in found["variants"]] == [v.key for v in gpu.VARIANTS]
     assert found["variants"][0]["positions"] == 60 + sum(found["lengths"])
     assert f"| {' | '.join(COLUMNS)} |" in text
-    assert "8-bit" in text
+    assert "## int8: weights" in text
+    assert "bnb-int8" in text
+    for kind in ("dense", "int8"):
+        assert data[kind]["weights_bytes"] > 0
+    assert data["int8"]["weights_bytes"] < 0.45 * data["dense"]["weights_bytes"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
