@@ -325,6 +325,14 @@ def test_a_model_of_unknown_sizes_is_said_to_be_unchecked(config_only):
     assert note.startswith("memory is not checked: model: no plan for a model of type 'rwkv'")
 
 
+def test_ranks_of_one_machine_share_its_memory(monkeypatch, small_host):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    machine = plan._launched()
+    assert (machine.ranks, machine.memory) == (6, 0.05e9)
+
+
 def test_force_tries_it(tmp_path, tiny_llama, small_host):
     path = write_recipe(tmp_path, tiny_llama, steps=1)
     cli.train_with("single", path, None, force=True)

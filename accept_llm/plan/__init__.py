@@ -93,10 +93,7 @@ def check_fits(recipe: Recipe, engine: str, examples: list[Example]) -> str | No
         read_sizes(read_config(recipe.model)[0])
     except RecipeError as error:
         return f"memory is not checked: {error.problems[0]}"
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", 1)))
-    plan = _planned(
-        recipe, engine, find_machine(ranks, None, None), examples[:SAMPLE], len(examples)
-    )
+    plan = _planned(recipe, engine, _launched(), examples[:SAMPLE], len(examples))
     if plan.chosen.fits == "no":
         needs, where = plan.chosen.needs, "GPU" if plan.machine.device == "cuda" else "process"
         got = f"memory: the run needs about {_gb(needs.total)} a {where} (weights "
@@ -106,6 +103,13 @@ def check_fits(recipe: Recipe, engine: str, examples: list[Example]) -> str | No
             [f"{got}; allowed: {_gb(plan.machine.memory)}; change: {todo}; or --force to try"]
         )
     return None
+
+
+def _launched() -> Machine:
+    """What a rank that has been started has; those of one machine share its memory."""
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
+    return replace(find_machine(here, None, None), ranks=ranks)
 
 
 def _gb(size: float) -> str:
