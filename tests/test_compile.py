@@ -21,8 +21,9 @@ from accept_llm.recipe_errors import RecipeError
 
 NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
 HEAD = Generate(max_new_tokens=8, num_beams=1, end=2)
-# Examples of a batch and their lengths: one group of like lengths, or several.
-BATCHES = [(5, 1, 9, 2, 7), (3, 4), (12, 11, 2, 2, 30, 6, 9), (8, 8, 8)]
+# Lengths of the examples of each batch: in one group of like lengths, or several. Without padding
+# transformers leaves T5's mask out, which is compiled by itself.
+BATCHES = [(5, 1, 9, 2, 7), (8, 8, 8), (3, 4), (12, 11, 2, 2, 30, 6, 9), (6, 6)]
 
 
 def built(folder: Path, *, compile: bool, **more):
@@ -63,7 +64,8 @@ SLOW = {"marks": pytest.mark.slow}  # a minute of g++ each
         ("tiny_llama", {"dtype": "fp32", "checkpointing": True}, 1e-5),
         pytest.param("tiny_llama", {"dtype": "fp32", "weights": "int8"}, 1e-5, **SLOW),
         pytest.param("tiny_llama", {"dtype": "bf16"}, 0.03, **SLOW),
-        pytest.param("tiny_t5", {"dtype": "fp32"}, 1e-5, **SLOW),
+        # Compiled or not, its gradients are 2e-5 from those in fp64.
+        pytest.param("tiny_t5", {"dtype": "fp32"}, 5e-5, **SLOW),
     ],
 )
 def test_the_same_numbers_from_one_compilation(request, model, more, tolerance):
@@ -76,7 +78,7 @@ def test_the_same_numbers_from_one_compilation(request, model, more, tolerance):
             assert (got - want).abs().max() <= tolerance * want.abs().max().clamp(min=1)
         graphs.append(counters["stats"]["unique_graphs"])
     assert graphs[0] > 0
-    assert graphs[1:] == graphs[:1] * (len(BATCHES) - 1), "a batch was compiled anew"
+    assert set(graphs[1:]) == {graphs[1]}, "a batch was compiled anew"
 
 
 def in_shards(path: str, out: str, compile: bool, rank: dict) -> None:
