@@ -58,7 +58,7 @@ def _plain_errors() -> Iterator[None]:
 
 def _complain(text: str) -> None:
     """On one rank of each machine: a mistake may be one machine's alone."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0")) == "0":
         print(f"error: {text}", file=sys.stderr)
 
 
