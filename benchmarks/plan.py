@@ -23,8 +23,8 @@ FEW = ("task.validation_limit=100", "task.test_limit=100", "train.eval_every=100
 STARTS = {
     "single": [sys.executable, "launchers/single_gpu.py"],
     "fsdp2": [
-        *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"),
-        "launchers/fsdp.py",
+        *(sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu"),
+        *("--num_processes", "2", "launchers/fsdp.py"),
     ],
 }
 

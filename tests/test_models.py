@@ -285,7 +285,7 @@ def test_hub_out_of_reach(folder, monkeypatch):
     def fail(*_, **__):
         raise OSError("no route")
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", fail)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder.parent / "hub"))
     monkeypatch.setenv("ACCEPT_MODEL_DIR", str(folder.parent))
     with pytest.raises(RecipeError) as caught:

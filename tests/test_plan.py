@@ -11,7 +11,7 @@ import typer
 import yaml
 from commands import ROOT, accept_llm, refused
 from conftest import write_t5
-from helpers import finish, recipe_data, start, write_recipe
+from helpers import recipe_data, start, write_recipe
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from accept_llm import cli, plan
@@ -351,7 +351,8 @@ def test_an_absurd_batch_is_refused_on_any_machine(tmp_path, tiny_llama):
 def test_the_peak_of_a_run(tmp_path, tiny_llama):
     """On a model of nothing: what a process takes by itself."""
     path = write_recipe(tmp_path, tiny_llama, steps=2)
-    finish(start(path))
+    done = accept_llm("train", path, cwd=tmp_path)
+    assert done.code == 0, done.err
     result = json.loads((tmp_path / "runs" / "run" / "result.json").read_text())
     made = plan.make_plan(load_recipe(path)[0])
     peak = result["peak_memory_per_rank"][0]["resident"]

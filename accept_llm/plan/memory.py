@@ -15,6 +15,7 @@ from accept_llm.plan.sizes import Sizes
 # What is resident in a process that trains, before data and model: Python and the libraries.
 PROCESS = 430e6
 VOCABULARY = 1.5e3  # bytes that a tokenizer takes for each of its tokens
+CURVES = 110e6  # of drawing them at the end, when the activations are gone
 ROW, ROW_TOKEN = 400, 80  # bytes of an example in memory, and of each of its tokens
 CONTEXT = 0.6e9  # of CUDA on a device, and of cuBLAS's workspaces
 # How many blocks' worth of activations a step's peak has above what autograd keeps: a block's
@@ -144,7 +145,7 @@ def estimate(sizes: Sizes, work: Work, machine: Machine, held: Held) -> Estimate
     data = work.lengths.rows * (ROW + ROW_TOKEN * work.lengths.mean)
     process, here = PROCESS + VOCABULARY * sizes.vocab + data, whole / shards
     if cpu:
-        activations = max(activations, _loading(sizes, held))
+        activations = max(activations, _loading(sizes, held), CURVES)
         host = here + activations + buffers + process + 16.0 * work.trained
     else:
         loaded = whole if shards == 1 and held.weights_format == "bf16" else 0.0
