@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from accept_llm.ranks import ensure_ranks
+from accept_llm.ranks import ensure_ranks, is_first, is_first_here
 from accept_llm.recipe_errors import Problems, RecipeError
 
 if TYPE_CHECKING:
@@ -42,10 +42,6 @@ LocalRank = Annotated[int | None, typer.Option("--local_rank", hidden=True)]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
 
 
-def _is_first() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
 @contextmanager
 def _plain_errors() -> Iterator[None]:
     """A user's mistake: one clear message, and exit code 2."""
@@ -58,12 +54,12 @@ def _plain_errors() -> Iterator[None]:
 
 def _complain(text: str) -> None:
     """On one rank of each machine: a mistake may be one machine's alone."""
-    if os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0")) == "0":
+    if is_first_here():
         print(f"error: {text}", file=sys.stderr)
 
 
 def _say(text: str) -> None:
-    if _is_first():
+    if is_first():
         print(text, flush=True)
 
 
@@ -205,10 +201,11 @@ def train_with(
         from accept_llm.preflight import check_train
 
         checked = check_train(recipe, engine_kind, resume=resume)
-        if not force and (engine_kind == "single" or "RANK" in os.environ):
-            from accept_llm.plan import check_fits
+        # The launcher's own process does not know the number of ranks yet.
+        if not force and is_first_here() and (engine_kind == "single" or "RANK" in os.environ):
+            from accept_llm.plan import check_memory
 
-            unknown = check_fits(recipe, engine_kind, checked.splits.train)
+            unknown = check_memory(recipe, engine_kind, checked.splits.train)
             if unknown:
                 _say(f"note: {unknown}")
         if engine_kind != "single":
@@ -230,7 +227,7 @@ def train_with(
             _complain(str(error))
             raise typer.Exit(1) from None
     result = recipe.run_dir / "result.json"
-    if _is_first() and result.exists():
+    if is_first() and result.exists():
         from accept_llm.results import print_result
 
         print_result(json.loads(result.read_text()))

@@ -1,7 +1,8 @@
 """What a model folder must hold, read without torch: config, tokenizer, safetensors headers.
 
-It reports every problem of a folder at once, and opens no weight: of a safetensors file only
-the header is read. It knows neither recipes nor where a folder came from.
+It reports every problem of a folder at once, and loads no weight: of a safetensors file only
+the header is read, and for a fingerprint the first numbers of each tensor. It knows neither
+recipes nor where a folder came from.
 """
 
 import hashlib

@@ -137,14 +137,19 @@ def _check_compiler(engine_kind: str) -> None:
         raise RecipeError([f"{said}; allowed: false, or with a C++ compiler (CXX names it)"])
 
 
-def check_weights(recipe: Recipe, engine_kind: str) -> None:
-    """Whether the engine can hold the weights that the recipe asks for, as it asks for them."""
+def check_format(recipe: Recipe, engine_kind: str) -> None:
+    """Whether the engine can hold the weights that the recipe asks for, on any machine."""
     got, allowed = recipe.model.weights, WEIGHTS[engine_kind]
     if got not in allowed:
         said = f"model.weights: got {got!r}; allowed under {engine_kind}: {', '.join(allowed)}"
         raise RecipeError([said])
-    if got.startswith("bnb"):
-        _need("bitsandbytes", f"model.weights: got {got!r}")
+
+
+def check_weights(recipe: Recipe, engine_kind: str) -> None:
+    """Whether it can hold and compute them on this machine."""
+    check_format(recipe, engine_kind)
+    if recipe.model.weights.startswith("bnb"):
+        _need("bitsandbytes", f"model.weights: got {recipe.model.weights!r}")
     if recipe.model.compile:
         _check_compiler(engine_kind)
 

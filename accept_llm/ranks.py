@@ -22,6 +22,16 @@ def wants_cpu() -> bool:
     return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
 
 
+def is_first() -> bool:
+    """Whether this process is rank 0, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def is_first_here() -> bool:
+    """Whether it is the first of its machine's ranks, or the only one."""
+    return os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0")) == "0"
+
+
 def ensure_ranks(engine_kind: str) -> None:
     """Returns in a process that is a rank; else becomes torchrun, which starts this machine's
     ranks."""

@@ -15,11 +15,14 @@ from helpers import recipe_data, start, write_recipe
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from accept_llm import cli, plan
-from accept_llm.backbones.loading import load_whole
+from accept_llm.backbones import int8, linear
+from accept_llm.backbones.loading import PACKED, load_whole
 from accept_llm.batches import collate
 from accept_llm.data import load_splits
 from accept_llm.model_files import check_folder
+from accept_llm.plan import memory, sizes
 from accept_llm.plan.memory import saved
+from accept_llm.plan.show import _facts
 from accept_llm.plan.sizes import read_sizes
 from accept_llm.recipe import load_recipe
 from accept_llm.recipe_errors import RecipeError
@@ -171,6 +174,24 @@ def test_a_shard_is_a_part(tmp_path, tiny_llama):
     assert held["single", "bf16"] == held["ddp", "bf16"]
 
 
+def test_constants_are_those_of_the_modules_that_load_torch():
+    assert memory.INT8_ROWS == linear.ROWS
+    assert int8.GROUPS[0] == memory.SCALED
+    assert set(PACKED) <= {*sizes.GATED, *sizes.PLAIN}
+
+
+def test_one_process_has_the_whole_host(tmp_path, tiny_llama, monkeypatch):
+    """Whatever the number of ranks that the others share it with."""
+    monkeypatch.setattr(plan, "host_memory", lambda: 8e9)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    recipe, _ = load_recipe(write_recipe(tmp_path, tiny_llama, batch_size=6))
+    both = {kind: plan.make_plan(recipe, gpus=2, engine=kind) for kind in ("single", "ddp")}
+    assert both["single"].chosen.memory == 2 * both["ddp"].chosen.memory == 8e9
+    printed = {kind: " ".join(_facts(made)) for kind, made in both.items()}
+    assert "on each rank 1 pass(es) of 6" in printed["single"]
+    assert "on each rank 1 pass(es) of 3" in printed["ddp"]
+
+
 def test_options_of_fsdp2(tmp_path, tiny_llama):
     path = write_recipe(tmp_path, tiny_llama)
 
@@ -221,15 +242,23 @@ def test_it_needs_the_config_alone(config_only):
 def test_it_prints_every_engine_and_format(config_only):
     done = accept_llm("plan", config_only, "--gpu-memory", "24", cwd=config_only.parent)
     assert done.code == 0, done.err
-    for words in ("single*", "ddp", "fsdp2", "zero3", "bnb-nf4", "a step:", "Disk:", "fits"):
+    for words in (
+        "single*",
+        "ddp",
+        "fsdp2",
+        "zero3",
+        "bnb-nf4",
+        "a step under single:",
+        "Disk:",
+        "fits",
+    ):
         assert words in done.out
 
 
-@pytest.mark.parametrize(
-    ("memory", "batch"), [("15", "32"), ("10", "64"), ("9", "8")], ids=["small", "int8", "both"]
-)
+@pytest.mark.parametrize(("memory", "batch"), [("20", "8"), ("15", "32"), ("10", "64"), ("9", "8")])
 def test_the_lines_to_change_make_it_fit(config_only, memory, batch):
-    given = ["--gpu-memory", memory, "--engine", "single", f"train.batch_size={batch}"]
+    given = ["--gpus", "2", "--gpu-memory", memory, "--engine", "single"]  # which uses one
+    given.append(f"train.batch_size={batch}")
     before = planned(config_only, "task.max_length=256", *given)
     assert before["rows"]["single bf16"]["fits"] == "no"
     lines = [line.replace(": ", "=") for line in before["changes"]]
@@ -320,7 +349,7 @@ def test_training_refuses_what_cannot_fit(tmp_path, tiny_llama, capsys, small_ho
 def test_a_model_of_unknown_sizes_is_said_to_be_unchecked(config_only):
     path = config_only.parent / "llama2_7b" / "config.json"
     path.write_text(json.dumps(LLAMA2_7B | {"model_type": "rwkv"}))
-    note = plan.check_fits(load_recipe(config_only)[0], "single", [])
+    note = plan.check_memory(load_recipe(config_only)[0], "single", [])
     assert note is not None
     assert note.startswith("memory is not checked: model: no plan for a model of type 'rwkv'")
 

@@ -133,8 +133,8 @@ def load_sharded(
     sharding: Sharding,
     weights: Weights = "bf16",
 ) -> Backbone:
-    """Built without memory, cut up, then filled: every rank reads
-    only its own slices of the files, and quantises them itself."""
+    """Built without memory, cut up, then filled: every rank reads only its own slices of the
+    files, and quantises them itself."""
     assert weights in ("bf16", "int8"), weights  # others: preflight.py
     from accelerate import init_empty_weights
     from transformers import AutoConfig

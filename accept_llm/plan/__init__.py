@@ -15,13 +15,13 @@ from accept_llm.models import read_config
 from accept_llm.plan.lengths import SAMPLE, count_tokens, measure
 from accept_llm.plan.memory import Estimate, Held, Machine, Work, estimate
 from accept_llm.plan.sizes import Sizes, read_sizes
-from accept_llm.preflight import COMMANDS, WEIGHTS
+from accept_llm.preflight import COMMANDS, WEIGHTS, check_format
 from accept_llm.ranks import wants_cpu
 from accept_llm.recipe import Recipe
 from accept_llm.recipe_errors import RecipeError
 from accept_llm.tasks import Example, score_text, task_from
 
-__all__ = ["Plan", "Row", "check_fits", "make_plan"]
+__all__ = ["Plan", "Row", "check_memory", "make_plan"]
 
 CORE_RATE = 40e9  # FLOP/s of fp32 products on one core (measured: 76 to 82 GFLOP/s on two)
 GPU_RATE = 60e12  # assumed, not measured; --rate says another
@@ -34,6 +34,8 @@ class Row:
     """An engine with a weight format: what it needs, and the largest pass that would fit."""
 
     needs: Estimate
+    memory: float
+    """Bytes that a rank may take."""
     fits: str
     """yes; close (within 15 % of the memory, either way); no."""
     rows: int
@@ -85,22 +87,22 @@ def make_plan(
     return _planned(recipe, kind, machine, *sample(recipe.task, SAMPLE))
 
 
-def check_fits(recipe: Recipe, engine: str, examples: list[Example]) -> str | None:
+def check_memory(recipe: Recipe, engine: str, examples: list[Example]) -> str | None:
     """Refuses a run that this machine's memory cannot hold, with the lines to change; `examples`
     are the training rows. Gives a note where the model's sizes are not known, and nothing can be
     checked."""
+    machine = _launched()
     try:
-        read_sizes(read_config(recipe.model)[0])
+        plan = _planned(recipe, engine, machine, examples[:SAMPLE], len(examples))
     except RecipeError as error:
         return f"memory is not checked: {error.problems[0]}"
-    plan = _planned(recipe, engine, _launched(), examples[:SAMPLE], len(examples))
     if plan.chosen.fits == "no":
         needs, where = plan.chosen.needs, "GPU" if plan.machine.device == "cuda" else "process"
         got = f"memory: the run needs about {_gb(needs.total)} a {where} (weights "
         got += f"{_gb(needs.weights)}, activations {_gb(needs.activations)})"
         todo = "; ".join(plan.changes) or "nothing in the recipe is enough"
         raise RecipeError(
-            [f"{got}; allowed: {_gb(plan.machine.memory)}; change: {todo}; or --force to try"]
+            [f"{got}; allowed: {_gb(plan.chosen.memory)}; change: {todo}; or --force to try"]
         )
     return None
 
@@ -121,9 +123,7 @@ def _planned(
 ) -> Plan:
     config, folder = read_config(recipe.model)
     sizes = read_sizes(config)
-    if recipe.model.weights not in WEIGHTS[kind]:
-        got = f"model.weights: got {recipe.model.weights!r}"
-        raise RecipeError([f"{got}; allowed under {kind}: {', '.join(WEIGHTS[kind])}"])
+    check_format(recipe, kind)
     work = _work(recipe, sizes, examples, count, folder)
     pairs = [(engine, weights) for engine, allowed in WEIGHTS.items() for weights in allowed]
     rows = tuple(_row(sizes, work, machine, _held(recipe, *pair)) for pair in pairs)
@@ -206,8 +206,7 @@ def _row(sizes: Sizes, work: Work, machine: Machine, held: Held) -> Row:
     def needs(work: Work) -> Estimate:
         return estimate(sizes, work, machine, held)
 
-    ranks = 1 if held.engine == "single" else machine.ranks
-    memory = machine.memory
+    ranks, memory = machine.used_by(held.engine), machine.memory
     if machine.device == "cpu" and held.engine == "single":
         memory *= machine.ranks  # the whole host
     low, high = 0, MOST_ROWS  # rows that fit, and that do not
@@ -220,7 +219,7 @@ def _row(sizes: Sizes, work: Work, machine: Machine, held: Held) -> Row:
     total = needs(work).total
     close = abs(total / memory - 1) <= MARGIN
     fits = "close" if close else "yes" if total < memory else "no"
-    return Row(needs(work), fits, low, round(low * work.lengths.mean))
+    return Row(needs(work), memory, fits, low, round(low * work.lengths.mean))
 
 
 def _changes(plan: Plan) -> Iterator[str]:
@@ -241,7 +240,7 @@ def _changes(plan: Plan) -> Iterator[str]:
             if again != model.checkpointing:
                 yield "model.checkpointing: true"
             size = _power_of_two(row.rows)
-            if size < work.rows(machine.ranks):
+            if size < work.rows(machine.used_by(plan.engine)):
                 yield f"train.micro_batch_size: {size}"
             if size < work.evaluated:
                 yield f"train.eval_batch_size: {size}"

@@ -50,6 +50,10 @@ class Machine:
     bf16_products: bool = True
     """Whether bf16 matrices are multiplied as they are; a CPU may have to go through fp32."""
 
+    def used_by(self, engine: str) -> int:
+        """How many of the ranks an engine has."""
+        return 1 if engine == "single" else self.ranks
+
 
 @dataclass(frozen=True)
 class Work:
@@ -124,7 +128,7 @@ class Estimate:
 def estimate(sizes: Sizes, work: Work, machine: Machine, held: Held) -> Estimate:
     """One row of the plan."""
     engine, cpu = held.engine, machine.device == "cpu"
-    ranks = 1 if engine == "single" else machine.ranks
+    ranks = machine.used_by(engine)
     shards = min(held.shard_size or ranks, ranks) if engine in ("fsdp2", "zero3") else 1
     whole = weight_bytes(sizes, held.weights_format, work.width)
     gathered = whole

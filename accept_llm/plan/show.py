@@ -46,10 +46,10 @@ def _facts(plan: Plan) -> Iterator[str]:
         f"(MB: prompt and head {mb:.2f}, gradients {mb:.2f}, optimizer {2 * mb:.2f})"
     )
     yield f"{machine.ranks} {where} with {machine.memory / 1e9:.1f} GB each; {work.lengths.said}"
-    passes = work.passes(machine.ranks)
+    ranks = machine.used_by(plan.engine)
     yield (
-        f"a step: {work.batch} examples, on each rank {passes} pass(es) of "
-        f"{work.rows(machine.ranks)}, {work.prompt} prompt tokens"
+        f"a step under {plan.engine}: {work.batch} examples, on each rank {work.passes(ranks)} "
+        f"pass(es) of {work.rows(ranks)}, {work.prompt} prompt tokens"
     )
 
 
@@ -77,7 +77,7 @@ def _ends(plan: Plan) -> Iterator[str]:
     yield NOTES.format(process=process, rate=machine.rate / 1e12, source=machine.rate_said)
     yield f"Disk: {plan.disk / 1e9:.2f} GB for checkpoint, kept tokens and the run folder."
     row = plan.chosen
-    yield f"* the recipe: {row.needs.total / 1e9:.2f} GB of {machine.memory / 1e9:.1f}: {row.fits}"
+    yield f"* the recipe: {row.needs.total / 1e9:.2f} GB of {row.memory / 1e9:.1f}: {row.fits}"
     if row.fits == "no":
         yield "Recipe lines to change:"
         yield from (f"    {line}" for line in plan.changes or ("(none is enough)",))
