@@ -16,6 +16,7 @@ from accept_llm.backbones.loading import load_whole
 from accept_llm.model_files import check_folder
 from accept_llm.models import ModelInfo
 from accept_llm.recipe_errors import RecipeError
+from benchmarks.perplexity import both
 
 CPU = torch.device("cpu")
 
@@ -136,3 +137,10 @@ def test_bitsandbytes_trains_on_the_cpu(request, tmp_path, model, weights):
         assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
         held[kept] = json.loads((folder / "result.json").read_text())["frozen_bytes_per_rank"][0]
     assert held[weights] < 0.85 * held["bf16"]  # embeddings and head, half of a tiny model, stay
+
+
+@pytest.mark.slow
+def test_the_frozen_model_is_as_good_in_8_bits(data_dir):
+    """SmolLM2 on 200 real texts."""
+    wide, narrow = both("sst2")
+    assert narrow == pytest.approx(wide, rel=0.02)
