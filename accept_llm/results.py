@@ -5,6 +5,7 @@ TensorBoard events, and result.json.
 import importlib.metadata
 import json
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -172,11 +173,21 @@ def peak_memory() -> dict[str, int]:
     """Peak bytes of this process: resident on the host, allocated on the GPU."""
     import torch
 
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = {"resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    peak = {"resident": _peak_resident()}
     if torch.cuda.is_available():
         peak["cuda"] = torch.cuda.max_memory_allocated()
     return peak
+
+
+def _peak_resident() -> int:
+    """Linux's `ru_maxrss` starts from what the parent held: VmHWM is this program's alone."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)
+        if found:
+            return int(found[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def print_result(result: dict[str, Any]) -> None:

@@ -1,6 +1,8 @@
 """The plan against models that are really built, graphs that are really kept, and runs."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -375,6 +377,18 @@ def test_an_absurd_batch_is_refused_on_any_machine(tmp_path, tiny_llama):
     process.join(120)
     assert process.exitcode == 2
     assert "train.micro_batch_size:" in Path(f"{path}.err").read_text()
+
+
+def test_the_peak_is_this_process_s_own():
+    """Linux's `ru_maxrss` counts what the parent held when it started the process."""
+    child = "from accept_llm.results import peak_memory; print(peak_memory()['resident'])"
+    parent = (
+        "import subprocess, sys\n"
+        "held = bytearray(b'1') * 2_000_000_000\n"
+        f"subprocess.run([sys.executable, '-c', {child!r}], check=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True)
+    assert 50e6 < int(done.stdout) < 1.5e9, done.stderr
 
 
 def test_the_peak_of_a_run(tmp_path, tiny_llama):
