@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from accept_llm.cli_errors import complain, plain_errors, quiet, say
+from accept_llm.cli_swarm import app as swarm_app
 from accept_llm.ranks import ensure_ranks, is_first, is_first_here
 from accept_llm.recipe_errors import Problems, RecipeError
 
@@ -28,11 +30,15 @@ recipes_app = typer.Typer(help="List the recipes that ship, or copy one to edit.
 data_app = typer.Typer(help="Get data sets.", no_args_is_help=True)
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(data_app, name="data")
+app.add_typer(swarm_app, name="swarm", no_args_is_help=True)
 
 RecipePath = Annotated[Path, typer.Argument(help="A recipe (YAML).", show_default=False)]
 RunPath = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Changes, such as train.steps=100.", show_default=False)
+]
+Peers = Annotated[
+    list[str] | None, typer.Option(help="By the swarm of this server, which has its blocks.")
 ]
 Force = Annotated[
     bool, typer.Option("--force", help="Try, even where the plan says that memory is too small.")
@@ -40,27 +46,6 @@ Force = Annotated[
 # The `deepspeed` launcher says it here as well as in LOCAL_RANK, which is what counts.
 LocalRank = Annotated[int | None, typer.Option("--local_rank", hidden=True)]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """A user's mistake: one clear message, and exit code 2."""
-    try:
-        yield
-    except RecipeError as error:
-        _complain(str(error))
-        raise typer.Exit(2) from None
-
-
-def _complain(text: str) -> None:
-    """On one rank of each machine: a mistake may be one machine's alone."""
-    if is_first_here():
-        print(f"error: {text}", file=sys.stderr)
-
-
-def _say(text: str) -> None:
-    if is_first():
-        print(text, flush=True)
 
 
 @app.command()
@@ -75,7 +60,7 @@ def validate(paths: Annotated[list[Path], typer.Argument(help="Recipes.")]) -> N
             print(f"{path}: ok")
         except RecipeError as error:
             failed = True
-            _complain(str(error))
+            complain(str(error))
     if failed:
         raise typer.Exit(2)
 
@@ -104,7 +89,7 @@ def copy(
     to: Annotated[Path, typer.Argument(help="A file or a folder.")] = Path(),
 ) -> None:
     """Put a shipped recipe in front of you, to edit."""
-    with _plain_errors():
+    with plain_errors():
         from accept_llm.shipped import copy_recipe
 
         print(copy_recipe(name, to))
@@ -116,7 +101,7 @@ def fetch(
     out: Annotated[Path, typer.Option(help="The folder for ACCEPT_DATA_DIR.")],
 ) -> None:
     """Download a task's rows, to use where there is no network."""
-    with _plain_errors():
+    with plain_errors():
         from accept_llm.data import fetch_task
 
         print(fetch_task(task, out))
@@ -132,7 +117,7 @@ def tasks(
     ] = None,
 ) -> None:
     """List the tasks, or show a task's first examples as a model reads them."""
-    with _plain_errors():
+    with plain_errors():
         from accept_llm import show
 
         if name is None and model is not None:
@@ -140,7 +125,7 @@ def tasks(
         if name is None:
             show.print_table()
         else:
-            _quiet()
+            quiet()
             print(show.show_task(name, model))
 
 
@@ -161,14 +146,14 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in bytes.")] = False,
 ) -> None:
     """Say whether a recipe fits, under every engine and weight format; loads no weight."""
-    with _plain_errors():
+    with plain_errors():
         from accept_llm.plan import make_plan
         from accept_llm.plan.show import as_dict, print_plan
-        from accept_llm.preflight import COMMANDS
+        from accept_llm.preflight import LOCAL
         from accept_llm.recipe import load_recipe
 
-        if engine is not None and engine not in COMMANDS:
-            raise RecipeError([f"--engine: got {engine!r}; allowed: {', '.join(COMMANDS)}"])
+        if engine is not None and engine not in LOCAL:
+            raise RecipeError([f"--engine: got {engine!r}; allowed: {', '.join(LOCAL)}"])
         recipe, _ = load_recipe(path, overrides or ())
         made = make_plan(
             recipe,
@@ -192,12 +177,12 @@ def train_with(
     force: bool = False,
 ) -> None:
     """What `accept-llm train` and the launchers do; the engine is the caller's choice."""
-    with _plain_errors():
+    with plain_errors():
         from accept_llm.recipe import load_recipe
 
         recipe, notes = load_recipe(path, overrides or ())
         for note in notes:
-            _say(f"note: {note}")
+            say(f"note: {note}")
         from accept_llm.preflight import check_train
 
         checked = check_train(recipe, engine_kind, resume=resume)
@@ -207,25 +192,20 @@ def train_with(
 
             unknown = check_memory(recipe, engine_kind, checked.splits.train)
             if unknown:
-                _say(f"note: {unknown}")
-        if engine_kind != "single":
+                say(f"note: {unknown}")
+        if engine_kind not in ("single", "petals"):
             ensure_ranks(engine_kind)
         if resume and not recipe.run_dir.exists():
-            _say(f"note: there is no {recipe.run_dir} to resume; the run starts at step 0")
-        _say(f"{recipe.name}: {checked.splits.counted}; loading the model")
+            say(f"note: there is no {recipe.run_dir} to resume; the run starts at step 0")
+        say(f"{recipe.name}: {checked.splits.counted}; loading the model")
         if checked.info is None and "RANK" not in os.environ:
             from accept_llm.models import fetch_model
 
             fetch_model(recipe.model)  # one that cannot be had shows before torch is loaded
-        _quiet()
-        from accept_llm.run import train as run_training
-        from accept_llm.trainer import TrainingError
+        with _running():
+            from accept_llm.run import train as run_training
 
-        try:
-            run_training(checked, engine_kind=engine_kind, resume=resume, say=_say)
-        except TrainingError as error:
-            _complain(str(error))
-            raise typer.Exit(1) from None
+            run_training(checked, engine_kind=engine_kind, resume=resume, say=say)
     result = recipe.run_dir / "result.json"
     if is_first() and result.exists():
         from accept_llm.results import print_result
@@ -233,13 +213,23 @@ def train_with(
         print_result(json.loads(result.read_text()))
 
 
-def _quiet() -> None:
-    """transformers' bars and advice are not ours to show; warnings that matter stay."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from transformers.utils import logging
+@contextmanager
+def _running() -> Iterator[None]:
+    """Training, or a backbone, that cannot go on: a message, and exit code 1."""
+    quiet()
+    from accept_llm.backbones import BackboneError
+    from accept_llm.trainer import TrainingError
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    try:
+        yield
+    except (BackboneError, TrainingError) as error:
+        complain(str(error))
+        raise typer.Exit(1) from None
+
+
+def _remark(text: str) -> None:
+    """Beside what a command prints for programs."""
+    print(text, file=sys.stderr)
 
 
 @app.command()
@@ -268,22 +258,23 @@ def evaluate(
     run: RunPath,
     overrides: Overrides = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    peers: Peers = None,
 ) -> None:
     """Score a run's best prompt again."""
-    with _plain_errors():
+    with plain_errors():
         if split not in ("train", "validation", "test"):
             raise RecipeError([f"--split: got {split!r}; allowed: train, validation, test"])
-        recipe = _overridden(run, overrides)
         from accept_llm.adapter_card import read_card
-        from accept_llm.preflight import ADAPTER, check, check_adapter
+        from accept_llm.preflight import ADAPTER, check, check_adapter, on_swarm
 
+        recipe, kind = on_swarm(_overridden(run, overrides), peers)
         read_card(run / ADAPTER)
-        checked = check(recipe)
-        check_adapter(recipe, checked.info)
-        _quiet()
-        from accept_llm import run as running
+        checked = check(recipe, kind)
+        check_adapter(recipe, checked.info, kind)
+        with _running():
+            from accept_llm import run as running
 
-        scores = running.evaluate(checked, engine_kind="single", split=split)
+            scores = running.evaluate(checked, engine_kind=kind, split=split, say=_remark)
     print(json.dumps({"split": split, **scores}))
 
 
@@ -294,37 +285,46 @@ def predict(
         Path | None, typer.Option("--input", help="Text lines or JSONL; default: standard input.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="JSONL file; default: standard output.")] = None,
+    peers: Peers = None,
 ) -> None:
     """Label new texts: a line of text or of JSON each in, a line of JSON each out."""
-    with _plain_errors():
-        recipe, task, examples = _prediction_of(run, source, out)
-        _quiet()
-        from accept_llm.evaluate import as_json
-        from accept_llm.inputs import write_lines
-        from accept_llm.run import predict_examples
+    with plain_errors():
+        from accept_llm.preflight import on_swarm, read_run
 
-        found = predict_examples(recipe, task, examples, adapter=recipe.run_dir / "prompt")
+        recipe, kind = on_swarm(read_run(run), peers)
+        task, examples = _prediction_of(recipe, kind, source, out)
+        with _running():
+            from accept_llm.evaluate import as_json
+            from accept_llm.inputs import write_lines
+            from accept_llm.run import predict_examples
+
+            adapter = recipe.run_dir / "prompt"
+            found = predict_examples(
+                recipe, task, examples, adapter=adapter, engine_kind=kind, say=_remark
+            )
         lines = [json.dumps(as_json(task, p), ensure_ascii=False) for p in found]
         write_lines(out, lines)
 
 
-def _prediction_of(run: Path, source: Path | None, out: Path | None) -> tuple[Any, Any, list[Any]]:
-    """Recipe, task and examples, checked all at once."""
+def _prediction_of(
+    recipe: "Recipe", engine_kind: str, source: Path | None, out: Path | None
+) -> tuple[Any, list[Any]]:
+    """Task and examples, checked all at once."""
     from accept_llm.inputs import check_new, read_inputs
     from accept_llm.models import inspect_model
-    from accept_llm.preflight import check_adapter, read_run
+    from accept_llm.preflight import check_adapter
     from accept_llm.tasks import task_from
 
-    recipe, examples, problems = read_run(run), list[Any](), Problems()
+    examples, problems = list[Any](), Problems()
     task = task_from(recipe.task)
     with problems.catch():
-        check_adapter(recipe, inspect_model(recipe.model))
+        check_adapter(recipe, inspect_model(recipe.model), engine_kind)
     with problems.catch():
         check_new(out)
     with problems.catch():
         examples = read_inputs(source, task)
     problems.check()
-    return recipe, task, examples
+    return task, examples
 
 
 def launch(engine_kind: str) -> Callable[[], None]:

@@ -184,7 +184,7 @@ def _ask_hub(repo: str) -> None:
     from huggingface_hub.errors import HfHubHTTPError
 
     cache = os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets"
-    if constants.is_offline_mode() or (Path(cache) / repo.replace("/", "___")).is_dir():
+    if constants.HF_HUB_OFFLINE or (Path(cache) / repo.replace("/", "___")).is_dir():
         return
     try:
         HfApi().dataset_info(repo, timeout=5)

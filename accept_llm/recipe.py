@@ -2,7 +2,7 @@
 
 Reads YAML and `a.b=c` overrides, reports every mistake at once, and prints a JSON schema.
 It knows nothing of torch, models or data, so that checking a recipe is instant. Its sections
-are in recipe_parts.py.
+are in recipe_parts.py, recipe_prompt.py and recipe_engine.py.
 """
 
 import json
@@ -14,15 +14,20 @@ import yaml
 from pydantic import TypeAdapter, ValidationError, model_validator
 
 from accept_llm.recipe_describe import describe, drop_foreign_keys
+from accept_llm.recipe_engine import (
+    DdpEngine,
+    EngineSpec,
+    Fsdp2Engine,
+    PetalsEngine,
+    SingleEngine,
+    Zero3Engine,
+)
 from accept_llm.recipe_errors import Problems, RecipeError, refusal
 from accept_llm.recipe_parts import (
     BuiltinTask,
     ChoiceHead,
-    DdpEngine,
-    EngineSpec,
     FileTask,
     FolderModel,
-    Fsdp2Engine,
     GenerateHead,
     GgufModel,
     HeadSpec,
@@ -31,13 +36,11 @@ from accept_llm.recipe_parts import (
     LearningRates,
     LinearHead,
     ModelSpec,
-    SingleEngine,
     TaskName,
     TaskSpec,
     Train,
     WeightDecays,
     Weights,
-    Zero3Engine,
 )
 from accept_llm.recipe_prompt import (
     AcceptPrompt,
@@ -71,6 +74,7 @@ __all__ = [
     "LearningRates",
     "LinearHead",
     "ModelSpec",
+    "PetalsEngine",
     "PlainPrompt",
     "Prepended",
     "PromptSpec",

@@ -1,5 +1,5 @@
-"""The sections of a recipe but the prompt's: model, task, head, engine, train. What each may
-hold, and what must agree within one; what must agree between them is in recipe.py.
+"""The sections of a recipe but the prompt's and the engine's: model, task, head, train. What each
+may hold, and what must agree within one; what must agree between them is in recipe.py.
 """
 
 from typing import Annotated, Any, Literal
@@ -212,54 +212,6 @@ class GenerateHead(Spec):
 
 HeadSpec = Annotated[
     LinearHead | LabelWordsHead | ChoiceHead | GenerateHead, Field(discriminator="kind")
-]
-
-# --- the engine -------------------------------------------------------------------------
-
-
-class SingleEngine(Spec):
-    """One process, on the CPU or on one GPU."""
-
-    kind: Literal["single"]
-
-
-class DdpEngine(Spec):
-    """All the frozen weights in each of several processes."""
-
-    kind: Literal["ddp"]
-
-
-def _only_wider(value: Any) -> Any:
-    if value in ("bf16", "bfloat16"):
-        raise ValueError("fp32, or nothing (computed in bf16: model.dtype=bf16, the same numbers)")
-    return value
-
-
-class Fsdp2Engine(Spec):
-    """The frozen weights in shards over all processes (torch's fully_shard)."""
-
-    kind: Literal["fsdp2"]
-    shard_size: Count | None = None
-    """Ranks that hold one copy of the weights together, such as those of one machine; it divides
-    their number. Gathers stay among them. Without it, all ranks hold one copy."""
-    offload: bool = False
-    """Keep this rank's shard in host memory, not on its GPU."""
-    param_dtype: Annotated[Literal["fp32"] | None, BeforeValidator(_only_wider)] = None
-    """fp32: shards are held in model.dtype=bf16, and made fp32 to be gathered and computed,
-    activations too. Narrower than they are held is model.dtype itself: weights never change."""
-
-
-class Zero3Engine(Spec):
-    """The frozen weights in shards over all processes (DeepSpeed's ZeRO-3; the extra
-    `deepspeed`)."""
-
-    kind: Literal["zero3"]
-    offload: bool = False
-    """Keep this rank's shard in host memory, not on its GPU."""
-
-
-EngineSpec = Annotated[
-    SingleEngine | DdpEngine | Fsdp2Engine | Zero3Engine, Field(discriminator="kind")
 ]
 
 # --- training ---------------------------------------------------------------------------

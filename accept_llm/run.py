@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,18 @@ from accept_llm.engines import Engine, open_engine
 from accept_llm.evaluate import Model, Prediction, predict, score
 from accept_llm.heads import Generate, Head, answers_of, build_head
 from accept_llm.models import ModelInfo, cache_dir, fetch_model
-from accept_llm.preflight import RECIPE_FILE, Checked, prompt_shape
+from accept_llm.preflight import ADAPTER, RECIPE_FILE, Checked, prompt_shape
 from accept_llm.prompts import build_prompt
-from accept_llm.recipe import EngineSpec, Recipe, dump_recipe
+from accept_llm.recipe import EngineSpec, ModelSpec, Recipe, dump_recipe
 from accept_llm.report import model_card, plot_curves
 from accept_llm.results import RunLog, environment, peak_memory, replace_text, write_json
+from accept_llm.swarm import probe
+from accept_llm.swarm.folder import FAMILIES, check_family
 from accept_llm.tasks import Example, Task
+from accept_llm.tokenizer import load_tokenizer
 from accept_llm.trainer import Trainer
 
+Say = Callable[[str], None]
 SPLITS = ("train", "validation", "test")
 BUCKETS = {"causal": 1, "seq2seq": 32}  # train.bucket, where a recipe leaves it open
 
@@ -50,6 +54,8 @@ class Loaded:
     model: Model
     info: ModelInfo
     encode: Encoder
+    probe: probe.Probe | None
+    """What the model computes for the probe text, where a swarm could be asked for it too."""
 
 
 def _local_model(recipe: Recipe, engine: Engine) -> ModelInfo:
@@ -62,23 +68,24 @@ def _local_model(recipe: Recipe, engine: Engine) -> ModelInfo:
     return fetch_model(recipe.model)
 
 
-def load(recipe: Recipe, task: Task, engine: Engine, *, adapter: Path | None = None) -> Loaded:
+def load(
+    recipe: Recipe, task: Task, engine: Engine, *, say: Say = print, adapter: Path | None = None
+) -> Loaded:
     """Loads the backbone, and a fresh prompt and head or those of an adapter folder.
 
-    Sizes, tokenizer, head and adapter are checked before any weight is loaded.
+    Sizes, tokenizer, head and adapter are checked before any weight is loaded; what others compute
+    is checked as soon as there is a connection to them.
     """
-    from transformers import AutoTokenizer
-
     info = _local_model(recipe, engine)
     shape = prompt_shape(recipe, info)
     longest = shape.length + shape.positions
-    layout = choose_layout(
+    layout = engine.layout or choose_layout(
         info, asked=recipe.model.layout, longest=longest, device=engine.device.type
     )
     trained = load_prompt(adapter) if adapter else None
     if trained:
         check_fits(trained.card, recipe.model, info)
-    tokenizer = AutoTokenizer.from_pretrained(info.folder)
+    tokenizer = load_tokenizer(info.folder)
     seed, seq2seq = recipe.train.seed, info.architecture == "seq2seq"
     head = (
         trained.head
@@ -105,15 +112,32 @@ def load(recipe: Recipe, task: Task, engine: Engine, *, adapter: Path | None = N
     answer_of = answers_of(head, tokenizer, encoder_decoder=seq2seq)
     cache = (cache_dir() / "tokens", tokenizer_hash(info.folder))
     encode = Encoder(tokenizer, task, recipe.task, answer_of=answer_of, cache=cache)
-    return Loaded(model, info, encode)
+    found = None
+    if info.model_type in FAMILIES:
+        found = probe.take(backbone, tokenizer, info, probe.kind_of(recipe.model), device=device)
+        if engine.is_remote:
+            say(probe.check_recorded(found, info, adapter))
+    return Loaded(model, info, encode, found)
 
 
-def train(checked: Checked, *, engine_kind: str, resume: bool, say: Callable[[str], None]) -> None:
+def record_probe(spec: ModelSpec) -> Path:
+    """Computes the probe text with the whole model on one device, for swarms to be checked by;
+    where it is kept."""
+    with engine_for("single") as engine:
+        info = fetch_model(spec)
+        check_family(info)
+        backbone = engine.load_backbone(spec, info, "padded")
+        tokenizer, kind = load_tokenizer(info.folder), probe.kind_of(spec)
+        found = probe.take(backbone, tokenizer, info, kind, device=engine.device)
+        return probe.record(found, info)
+
+
+def train(checked: Checked, *, engine_kind: str, resume: bool, say: Say) -> None:
     """Trains a checked recipe and writes its run folder."""
     recipe, splits = checked.recipe, checked.splits
     with engine_for(engine_kind, recipe.engine) as engine:
         clock = {"start": time.perf_counter()}
-        loaded = load(recipe, splits.task, engine)
+        loaded = load(recipe, splits.task, engine, say=say)
         rows = {name: loaded.encode(getattr(splits, name)) for name in SPLITS}
         cuts = count_cuts(rows["train"], loaded.model.head)
         for what, count in cuts.items():
@@ -210,6 +234,7 @@ def _card(recipe: Recipe, task: Task, loaded: Loaded) -> dict[str, Any]:
         "task": {"name": task.name, "labels": list(task.labels), "metric": task.metric},
         "prompt": shape_card(loaded.model.prompt.shape),
         "head": head_card(loaded.model.head),
+        **({probe.KEY: asdict(loaded.probe)} if loaded.probe else {}),
     }
 
 
@@ -257,21 +282,29 @@ def _write_results(folder: Path, result: dict[str, Any], *, metric: str) -> None
 # --- after training ---------------------------------------------------------------------
 
 
-def evaluate(checked: Checked, *, engine_kind: str, split: str) -> dict[str, float]:
+def evaluate(
+    checked: Checked, *, engine_kind: str, split: str, say: Say = print
+) -> dict[str, float]:
     """Scores the adapter of a run folder on a split of its task."""
     recipe, splits = checked.recipe, checked.splits
-    with engine_for(engine_kind) as engine:
-        loaded = load(recipe, splits.task, engine, adapter=recipe.run_dir / "prompt")
+    with engine_for(engine_kind, recipe.engine) as engine:
+        loaded = load(recipe, splits.task, engine, say=say, adapter=recipe.run_dir / ADAPTER)
         rows = loaded.encode(getattr(splits, split))
         found = predict(loaded.model, rows, batch_size=recipe.train.eval_batch_size)
         return score(splits.task, rows, found)
 
 
 def predict_examples(
-    recipe: Recipe, task: Task, examples: list[Example], *, adapter: Path
+    recipe: Recipe,
+    task: Task,
+    examples: list[Example],
+    *,
+    adapter: Path,
+    engine_kind: str = "single",
+    say: Say = print,
 ) -> list[Prediction]:
-    """Predictions of a run's adapter for new examples, on one device."""
-    with engine_for("single") as engine:
-        loaded = load(recipe, task, engine, adapter=adapter)
+    """Predictions of an adapter for new examples."""
+    with engine_for(engine_kind, recipe.engine) as engine:
+        loaded = load(recipe, task, engine, say=say, adapter=adapter)
         rows = loaded.encode(examples)
         return predict(loaded.model, rows, batch_size=recipe.train.eval_batch_size)

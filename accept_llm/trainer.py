@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from accept_llm.adapter import save_adapter
+from accept_llm.backbones import BackboneError
 from accept_llm.batches import Encoded
 from accept_llm.checkpoint import load_state, save_state
 from accept_llm.evaluate import Model
@@ -169,6 +170,10 @@ class Trainer:
                 if self.stopped_by_signal:
                     self._save()
                     break
+        except BackboneError as error:  # nothing has changed since the last step
+            self._save()
+            saved = f"the state of step {self.step} is saved: go on with --resume"
+            raise TrainingError(f"step {self.step}: {error}; {saved}") from error
         finally:
             signal.signal(signal.SIGTERM, previous)
             self.loader.close()

@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
 
 from accept_llm.batches import Draw, Encoded, Encoder, batch_rows, collate, micro_batches, share
 from accept_llm.recipe import BuiltinTask, FileTask, Train
 from accept_llm.recipe_errors import RecipeError
 from accept_llm.tasks import TASKS, Example, task_from
+from accept_llm.tokenizer import load_tokenizer
 
 PROPERTY = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -25,7 +25,7 @@ WORDS = st.lists(TEXT | st.sampled_from("kettle lamp rain was".split()), min_siz
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_llama):
-    return AutoTokenizer.from_pretrained(tiny_llama)
+    return load_tokenizer(tiny_llama)
 
 
 def encoder(tokenizer, max_length, *, columns=("a", "b"), cue=True) -> Encoder:
@@ -47,7 +47,9 @@ def example(*values: str) -> Example:
 
 def read_back(tokenizer, encoded) -> tuple[str, str]:
     """The two values in the decoded tokens; fails where a lead or the question is gone."""
-    text = tokenizer.decode(encoded.tokens, skip_special_tokens=True)
+    text = tokenizer.decode(
+        encoded.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
     start, _, rest = text.partition("text a: ")
     first, _, rest = rest.partition(" b: ")
     second, question, end = rest.rpartition(" label:")
@@ -71,7 +73,9 @@ def test_no_cue_no_question(tokenizer):
 
 def test_a_cue_in_your_own_words(tokenizer):
     encoded = encode(tokenizer, 64, cue="is it good? no or yes:")(example("the kettle", "a drip"))
-    text = tokenizer.decode(encoded.tokens, skip_special_tokens=True)
+    text = tokenizer.decode(
+        encoded.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
     assert text.endswith("a drip is it good? no or yes:")
 
 
@@ -135,7 +139,9 @@ def test_long_contexts_leave_the_question_whole(tokenizer, golds, lost):
     row = answer_row(context, *golds)
     encoded = Encoder(tokenizer, TASKS["squad"], QA)([row])[0]
     assert 115 <= len(encoded.tokens) <= 120
-    text = tokenizer.decode(encoded.tokens, skip_special_tokens=True)
+    text = tokenizer.decode(
+        encoded.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
     assert row.parts[0][1] in text
     assert "the lamp soup 0" in text
     assert text.endswith(" answer:")

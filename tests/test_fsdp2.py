@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_t5
 from helpers import (
     ENVIRONMENT,
     finish,
@@ -23,6 +22,7 @@ from helpers import (
     write_recipe,
 )
 from safetensors.torch import load_file
+from tiny_models import write_t5
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 

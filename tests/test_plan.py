@@ -12,8 +12,8 @@ import torch
 import typer
 import yaml
 from commands import ROOT, accept_llm, refused
-from conftest import write_t5
 from helpers import recipe_data, start, write_recipe
+from tiny_models import write_t5
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from accept_llm import cli, plan

@@ -24,6 +24,11 @@ class Writing:
     """The token that ends a text."""
 
 
+class BackboneError(RuntimeError):
+    """The frozen model cannot answer now, such as a swarm that has lost some of its blocks. What
+    was trained so far is worth saving."""
+
+
 class Backbone(Protocol):
     """A frozen model, differentiable in what the prompt returns.
 

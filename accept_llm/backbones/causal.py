@@ -80,7 +80,7 @@ class CausalBackbone:
     def say(self, batch: Batch, prompt: Composed, answers: Tensor, owner: Tensor) -> Tensor:
         """Each answer is read behind its own copy of the input, as tokens without offsets."""
         real = answers != IGNORED
-        extended = _with_answers(batch, answers, owner)
+        extended = with_answers(batch, answers, owner)
         own = batch.lengths[owner]
         inputs, first = self._inputs(extended, prompt, own=own)
         places = (first + own - 1)[:, None] + torch.arange(answers.shape[1], device=own.device)
@@ -201,7 +201,7 @@ def _no_mask(device: torch.device) -> Tensor:
     return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
 
 
-def _with_answers(batch: Batch, answers: Tensor, owner: Tensor) -> Batch:
+def with_answers(batch: Batch, answers: Tensor, owner: Tensor) -> Batch:
     """R examples: the input of the example `owner` names, then all of an answer but its last
     token, which nothing has to be read after."""
     texts = batch.tokens.split(batch.lengths.tolist())

@@ -1,4 +1,5 @@
-"""Engines decide where the frozen weights live: on one device, or in shards over processes.
+"""Engines decide where the frozen weights live: on one device, in shards over processes, or on the
+servers of a swarm.
 
 Each is imported only when a run asks for it.
 """
@@ -12,6 +13,7 @@ from accept_llm import recipe
 from accept_llm.backbones import Backbone, Layout
 from accept_llm.models import ModelInfo
 from accept_llm.recipe import EngineSpec, ModelSpec
+from accept_llm.recipe_errors import RecipeError
 
 
 class Engine(Protocol):
@@ -21,6 +23,10 @@ class Engine(Protocol):
     rank: int
     world_size: int
     device: torch.device
+    layout: Layout | None
+    """The only one that it can have; None: the recipe's, or the model's."""
+    is_remote: bool
+    """Whether others compute, so that what they compute has to be checked."""
 
     def load_backbone(self, spec: ModelSpec, info: ModelInfo, layout: Layout) -> Backbone:
         """The frozen model of `info`, placed as this engine does."""
@@ -50,6 +56,13 @@ def open_engine(kind: str, spec: EngineSpec | None = None) -> Engine:
         from accept_llm.engines.zero3 import Zero3Engine
 
         return Zero3Engine(offload=isinstance(spec, recipe.Zero3Engine) and spec.offload)
+    if kind == "petals":
+        from accept_llm.engines.petals import PetalsEngine
+
+        if not isinstance(spec, recipe.PetalsEngine):
+            said = "engine: got no section of kind petals; allowed: engine.kind=petals with"
+            raise RecipeError([f"{said} engine.peers"])
+        return PetalsEngine(spec)
     from accept_llm.engines.single import SingleEngine
 
     return SingleEngine()

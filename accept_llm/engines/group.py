@@ -23,6 +23,9 @@ TIMEOUT = timedelta(minutes=30)  # a rank may convert or download a model while 
 class Group:
     """Opens the process group; a rank's device is its own GPU, or the CPU."""
 
+    is_remote = False
+    layout: Layout | None = None
+
     def __init__(self) -> None:
         cuda = torch.cuda.is_available() and not wants_cpu()
         self.device = torch.device("cpu")

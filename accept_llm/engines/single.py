@@ -16,6 +16,8 @@ class SingleEngine:
     kind = "single"
     rank = 0
     world_size = 1
+    is_remote = False
+    layout: Layout | None = None
 
     def __init__(self) -> None:
         self.device = torch.device(

@@ -15,7 +15,7 @@ from accept_llm.models import read_config
 from accept_llm.plan.lengths import SAMPLE, count_tokens, measure
 from accept_llm.plan.memory import Estimate, Held, Machine, Work, estimate
 from accept_llm.plan.sizes import Sizes, read_sizes
-from accept_llm.preflight import COMMANDS, WEIGHTS, check_format
+from accept_llm.preflight import COMMANDS, LOCAL, WEIGHTS, check_format
 from accept_llm.ranks import wants_cpu
 from accept_llm.recipe import Recipe
 from accept_llm.recipe_errors import RecipeError
@@ -84,6 +84,9 @@ def make_plan(
     machine = find_machine(gpus, gpu_memory, rate)
     named = recipe.engine.kind if recipe.engine else None
     kind = engine or named or ("single" if machine.ranks == 1 else "fsdp2")
+    if kind not in LOCAL:
+        got = f"engine.kind: got {kind!r}, whose weights lie on other machines"
+        raise RecipeError([f"{got}; --engine plans for: {', '.join(LOCAL)}"])
     return _planned(recipe, kind, machine, *sample(recipe.task, SAMPLE))
 
 
@@ -125,7 +128,7 @@ def _planned(
     sizes = read_sizes(config)
     check_format(recipe, kind)
     work = _work(recipe, sizes, examples, count, folder)
-    pairs = [(engine, weights) for engine, allowed in WEIGHTS.items() for weights in allowed]
+    pairs = [(local, weights) for local in LOCAL for weights in WEIGHTS[local]]
     rows = tuple(_row(sizes, work, machine, _held(recipe, *pair)) for pair in pairs)
     plan = Plan(recipe, kind, sizes, work, machine, rows, _disk(folder, sizes, work), ())
     return replace(plan, changes=tuple(_changes(plan))) if plan.chosen.fits == "no" else plan

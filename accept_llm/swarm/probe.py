@@ -1,0 +1,159 @@
+"""Whether a swarm computes what the model computes elsewhere: a text's last state, recorded where
+the whole model was at hand, with the adapter or with the model, and compared on connecting.
+
+It finds what no config and no file name shows: other rotary settings, other weights under one name.
+Knows no engine.
+"""
+
+import base64
+import contextlib
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from accept_llm.adapter_card import read_card
+from accept_llm.backbones import Backbone
+from accept_llm.batches import Batch
+from accept_llm.model_files import ModelInfo, fingerprint, read_json
+from accept_llm.models import cache_dir
+from accept_llm.prompts import Composed
+from accept_llm.recipe import ModelSpec
+from accept_llm.recipe_errors import RecipeError
+
+FILE = "accept_probe.json"  # in a model folder
+KEY = "probe"  # in an adapter's prompt.json
+TEXT = (
+    "When the ferry reached the far shore it was already dark, and the two travellers who had "
+    "spoken of nothing but the price of wool since morning found that neither of them knew the "
+    "way to the inn. They asked a boy; he pointed at 3 lights on the hill, and ran."
+)
+TOKENS = 64
+WIDTH = 256  # numbers of the state that are kept
+# Relative distance of two states that are one, by the coarser of the two sides.
+NEAR = {"fp32": 1e-3, "bf16": 0.05, "int8": 0.1, "bnb-int8": 0.15, "bnb-nf4": 0.5}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a model made of the text."""
+
+    kind: str
+    """What the weights were: a key of NEAR."""
+    tokens: str
+    """SHA-256 of the text's token ids."""
+    state: str
+    """The beginning of the final state at the last token: little-endian fp32 in base64."""
+
+    def vector(self) -> Tensor:
+        """The numbers of `state` (n,)."""
+        return torch.frombuffer(bytearray(base64.b64decode(self.state)), dtype=torch.float32)
+
+
+def kind_of(spec: ModelSpec) -> str:
+    """What the weights are, for `Probe.kind`."""
+    return spec.dtype if spec.weights == "bf16" else spec.weights
+
+
+@torch.no_grad()
+def take(
+    backbone: Backbone, tokenizer: Any, info: ModelInfo, kind: str, *, device: torch.device
+) -> Probe:
+    """What `backbone`, of `info`, computes for the text. Sharded, all ranks must take part."""
+    ids = tokenizer(TEXT)["input_ids"][: min(TOKENS, info.max_positions or TOKENS)]
+    none = torch.zeros(1, dtype=torch.int64)
+    batch = Batch(("probe",), torch.tensor(ids), torch.tensor([len(ids)]), none, none[None, :0])
+    states = backbone(batch.to(device), Composed(None, None), reads="states")
+    numbers = states[0, :WIDTH].float().cpu().numpy().astype("<f4").tobytes()
+    tokens = hashlib.sha256(json.dumps(ids).encode()).hexdigest()
+    return Probe(kind, tokens, base64.b64encode(numbers).decode())
+
+
+def record(probe: Probe, info: ModelInfo) -> Path:
+    """Keeps it in the model's folder, or in the cache where that cannot be written to."""
+    with contextlib.suppress(OSError):
+        return _write(probe, info.folder / FILE)
+    return _write(probe, _in_cache(info))
+
+
+def _write(probe: Probe, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".new")
+    draft.write_text(json.dumps(asdict(probe), indent=2) + "\n")
+    draft.replace(path)
+    return path
+
+
+def _in_cache(info: ModelInfo) -> Path:
+    return cache_dir() / "probes" / f"{fingerprint(info.files)[:16]}.json"
+
+
+def find(info: ModelInfo, adapter: Path | None = None) -> tuple[Probe, Path] | None:
+    """The reference, the adapter's or else the model's, and where it lies; RecipeError for one that
+    is damaged."""
+    if adapter is not None:
+        made = read_card(adapter).get(KEY)
+        if made is not None:
+            return _probe(made, adapter), adapter
+    for path in (info.folder / FILE, _in_cache(info)):
+        if path.is_file():
+            try:
+                return _probe(read_json(path), path), path
+            except ValueError as error:
+                raise RecipeError([f"{error}; remove it, and record it again"]) from None
+    return None
+
+
+def _probe(data: Any, path: Path) -> Probe:
+    try:
+        probe = Probe(**data)
+        if probe.kind in NEAR and len(probe.vector()):
+            return probe
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise RecipeError([f"{path}: its record of what the model computes is damaged"])
+
+
+def check_recorded(found: Probe, info: ModelInfo, adapter: Path | None) -> str:
+    """Compares what a swarm computes with the reference, and says what came of it; RecipeError
+    where they differ."""
+    reference = find(info, adapter)
+    if reference is None:
+        todo = "`accept-llm swarm record MODEL`, where the whole model fits, makes one"
+        return f"note: no reference of this model: what the swarm computes is not checked; {todo}"
+    recorded, path = reference
+    far = check(found, recorded, source=path)
+    return f"the swarm computes what {path} says (relative distance {far:.1g})"
+
+
+def check(found: Probe, reference: Probe, *, source: Path) -> float:
+    """The distance; RecipeError where the swarm's states are not the reference's."""
+    if found.tokens != reference.tokens:
+        raise RecipeError(
+            [
+                f"model: its tokenizer gives the probe text other tokens than it did for {source}; "
+                "allowed: the tokenizer that the adapter or model was made with"
+            ]
+        )
+    allowed = max(NEAR[found.kind], NEAR[reference.kind])
+    far = distance(found.vector(), reference.vector())
+    if not far <= allowed:
+        raise RecipeError(
+            [
+                f"engine.peers: the swarm's states differ from those in {source} by {far:.2g} of "
+                f"their length ({found.kind} against {reference.kind}; allowed: {allowed}): other "
+                "weights, or a config that its servers read otherwise (rotary settings)"
+            ]
+        )
+    return far
+
+
+def distance(state: Tensor, other: Tensor) -> float:
+    """|a - b| / |b|; infinite where one has another size or is not finite."""
+    if state.shape != other.shape or not bool(state.isfinite().all()):
+        return float("inf")
+    return float((state - other).norm() / other.norm())
