@@ -6,12 +6,18 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.stamp-runtime
 DEV := $(VENV)/.stamp-dev
 TORCH := torch==2.13.0
+PETALS_VENV := .venv-petals
+PETALS_BIN := $(PETALS_VENV)/bin
+PETALS := $(PETALS_VENV)/.stamp
 PYTEST := $(BIN)/python -m pytest -q
+# Two processes, each a file at a time and with one thread: most tests wait, or start processes.
+SHARED_OUT := -n 2 --dist loadfile
+test-core test-swarm: export OMP_NUM_THREADS ?= 1
 CHECKED := accept_llm launchers benchmarks tests
 
 # Real data and models beside the clone are used when they are there; tests that need them
 # are skipped otherwise. What is already set in the environment wins.
-USES_SHARED := test test-slow test-scale bench
+USES_SHARED := test-core test-swarm test-slow test-scale bench swarm-demo
 ifneq ($(wildcard ../shared/data),)
 $(USES_SHARED): export ACCEPT_DATA_DIR ?= $(CURDIR)/../shared/data
 endif
@@ -19,7 +25,8 @@ ifneq ($(wildcard ../shared/models),)
 $(USES_SHARED): export ACCEPT_MODEL_DIR ?= $(CURDIR)/../shared/models
 endif
 
-.PHONY: help venv demo test test-slow test-scale check format bench wheel
+.PHONY: help venv petals demo swarm-demo test test-core test-swarm test-slow test-scale check format \
+        bench wheel
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -38,11 +45,29 @@ $(DEV): $(RUNTIME)
 
 venv: $(DEV)  ## create .venv with everything the tests and checks need
 
+# Not by pip's resolver: requirements-petals.txt says why.
+$(PETALS): requirements-petals.txt
+	test -x $(PETALS_BIN)/pip || $(PYTHON) -m venv $(PETALS_VENV)
+	$(PETALS_BIN)/pip install -q $(TORCH)
+	$(PETALS_BIN)/pip install -q --no-deps -r requirements-petals.txt
+	$(PETALS_BIN)/pip install -q --no-deps -e .
+	touch $@
+
+petals: $(PETALS)  ## create .venv-petals, the environment of Petals servers and clients
+
 demo: $(RUNTIME)  ## train ACCEPT on SmolLM2-135M and the quick-start reviews
 	$(BIN)/accept-llm train recipes/quickstart.yaml name=quickstart-$$(date +%Y%m%d-%H%M%S)
 
-test: $(DEV)  ## the tests that every machine can run
-	$(PYTEST) -m 'not slow and not gpu and not swarm'
+swarm-demo: $(RUNTIME) $(PETALS)  ## train on a local swarm of two servers, and compare with one process
+	$(BIN)/python launchers/swarm_demo.py
+
+test: test-core test-swarm  ## the tests that every machine can run
+
+test-core: $(DEV)  ## those without a swarm
+	$(PYTEST) $(SHARED_OUT) -m 'not slow and not gpu and not swarm'
+
+test-swarm: $(DEV) $(PETALS)  ## those with a real swarm on loopback, in the environment of Petals
+	$(PYTEST) $(SHARED_OUT) -m 'swarm and not slow and not gpu'
 
 test-slow: $(DEV)  ## the tests that take minutes (CPU)
 	$(PYTEST) -m 'slow and not gpu and not swarm' --ignore=tests/scale

@@ -1,0 +1,60 @@
+"""What a model computes under one engine: `states.py RECIPE ENGINE OUT` writes a safetensors file
+of states, logits, log-likelihoods, written tokens, and the gradients of the prompt."""
+
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from accept_llm.backbones import Writing
+from accept_llm.batches import IGNORED, collate
+from accept_llm.data import load_splits
+from accept_llm.prompts import Composed
+from accept_llm.recipe import load_recipe
+from accept_llm.run import engine_for, load
+
+ROWS = 6
+
+
+def moved(prompt: Composed) -> Composed:
+    """Away from the start, where a prompt's offsets are zero; leaves that take gradients."""
+    draw = torch.Generator().manual_seed(0)
+    parts = (p.detach() for p in (prompt.prefix, prompt.offsets) if p is not None)
+    noise = (p + 0.1 * torch.randn(p.shape, generator=draw) for p in parts)
+    return Composed(*(p.requires_grad_() for p in noise))
+
+
+def main(path: str, kind: str, out: str) -> None:
+    recipe, _ = load_recipe(path)
+    splits = load_splits(recipe.task, seed=recipe.train.seed)
+    with engine_for(kind, recipe.engine) as engine:
+        loaded = load(recipe, splits.task, engine)
+        backbone = loaded.model.backbone
+        batch = collate(loaded.encode(splits.train)[:ROWS])
+        first = loaded.model.prompt.compose()
+        found: dict[str, torch.Tensor] = {}
+        owner = torch.arange(ROWS).repeat_interleave(2)
+        answers = torch.tensor([[5, 9, 2], [7, 2, IGNORED]]).repeat(ROWS, 1)
+        for what in ("states", "logits", "say"):
+            leaves = moved(first)
+            if what == "say":
+                value = backbone.say(batch, leaves, answers, owner)
+            else:
+                value = backbone(batch, leaves, reads=what)
+            weights = torch.linspace(-1, 1, value.numel()).view_as(value)
+            (value * weights).sum().backward()
+            assert leaves.prefix is not None
+            assert leaves.offsets is not None
+            found[what] = value.detach()
+            found[f"{what}.prefix"], found[f"{what}.offsets"] = (
+                leaves.prefix.grad,
+                leaves.offsets.grad,
+            )
+        written = backbone.write(batch, leaves, Writing(limit=5, beams=1, end=-1))
+        found["written"] = torch.tensor(written)
+    save_file({name: tensor.contiguous() for name, tensor in found.items()}, Path(out))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
