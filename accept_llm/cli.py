@@ -289,7 +289,7 @@ def predict(
 ) -> None:
     """Label new texts: a line of text or of JSON each in, a line of JSON each out."""
     with plain_errors():
-        from accept_llm.preflight import on_swarm, read_run
+        from accept_llm.preflight import ADAPTER, on_swarm, read_run
 
         recipe, kind = on_swarm(read_run(run), peers)
         task, examples = _prediction_of(recipe, kind, source, out)
@@ -298,7 +298,7 @@ def predict(
             from accept_llm.inputs import write_lines
             from accept_llm.run import predict_examples
 
-            adapter = recipe.run_dir / "prompt"
+            adapter = recipe.run_dir / ADAPTER
             found = predict_examples(
                 recipe, task, examples, adapter=adapter, engine_kind=kind, say=_remark
             )

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from accept_llm.adapter_card import check_fits, read_card
 from accept_llm.budget import PromptShape, solve
 from accept_llm.data import Splits, load_splits
 from accept_llm.model_files import read_shapes
 from accept_llm.models import ModelInfo, inspect_model
 from accept_llm.recipe import PetalsEngine, Recipe, read_recipe, unknown_words
+from accept_llm.recipe_engine import check_addresses
 from accept_llm.recipe_errors import Problems, RecipeError
 from accept_llm.swarm.folder import check_family
 from accept_llm.tasks import Task, task_from
@@ -159,15 +158,9 @@ def on_swarm(recipe: Recipe, peers: Sequence[str] | None) -> tuple[Recipe, str]:
     does, whatever trained it."""
     if not peers:
         return recipe, "single"
+    check_addresses(peers, "--peers")
     known = recipe.engine if isinstance(recipe.engine, PetalsEngine) else None
-    try:
-        engine = PetalsEngine.model_validate(
-            {**(known.model_dump() if known else {"kind": "petals"}), "peers": list(peers)}
-        )
-    except ValidationError as error:
-        raise RecipeError(
-            [f"--peers: got {item['input']!r}; allowed: {item['msg']}" for item in error.errors()]
-        ) from None
+    engine = (known or PetalsEngine(kind="petals")).model_copy(update={"peers": list(peers)})
     return recipe.model_copy(update={"engine": engine}), "petals"
 
 

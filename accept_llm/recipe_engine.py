@@ -1,10 +1,12 @@
 """The engine's section of a recipe: where the frozen weights live, and with what options."""
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from accept_llm.recipe_errors import RecipeError
 from accept_llm.recipe_types import Count, Positive, Spec
 
 
@@ -70,6 +72,13 @@ def _address(value: Any) -> Any:
     if isinstance(value, str) and ADDRESS.fullmatch(value):
         return value
     raise ValueError(f"an address as a server prints it, {ADDRESS_FORM}")
+
+
+def check_addresses(peers: Sequence[str], field: str) -> None:
+    """RecipeError for addresses on a command line that cannot be any."""
+    wrong = [peer for peer in peers if not ADDRESS.fullmatch(peer)]
+    if wrong:
+        raise RecipeError([f"{field}: got {wrong}; allowed: as a server prints it, {ADDRESS_FORM}"])
 
 
 Address = Annotated[str, BeforeValidator(_address)]

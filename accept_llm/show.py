@@ -11,6 +11,7 @@ from typing import Any
 from accept_llm.data import first_examples
 from accept_llm.recipe_errors import RecipeError, refusal
 from accept_llm.tasks import TASKS, Example, Label, Task, score_text
+from accept_llm.tokenizer import load_tokenizer
 
 EXAMPLES = 3
 HUB_TOKENIZER = "google-t5/t5-base"  # where nothing is local and nothing was asked for
@@ -134,13 +135,12 @@ def _tokens(name: str) -> Counter:
 
 
 def _tokenizer(name: str) -> Any:
-    from transformers import AutoTokenizer
-
     parent = _model_dir()
     for folder in (Path(name).expanduser(), *([parent / name] if parent else [])):
         if folder.is_dir():
-            return AutoTokenizer.from_pretrained(folder)
+            return load_tokenizer(folder)
     from huggingface_hub import HfApi, try_to_load_from_cache
+    from transformers import AutoTokenizer
 
     if isinstance(try_to_load_from_cache(name, "tokenizer_config.json"), str):
         return AutoTokenizer.from_pretrained(name, local_files_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from accept_llm.recipe_engine import ADDRESS, ADDRESS_FORM
+from accept_llm.recipe_engine import check_addresses
 from accept_llm.recipe_errors import RecipeError
 from accept_llm.swarm.bridge import import_petals
 
@@ -92,9 +92,7 @@ def knock(peers: Sequence[str], timeout: float, *, field: str = "engine.peers") 
     """RecipeError where nobody listens at any of the addresses: hivemind would try for its whole
     timeout, and not say so."""
     closed = []
-    wrong = [peer for peer in peers if not ADDRESS.fullmatch(peer)]
-    if wrong:
-        raise RecipeError([f"{field}: got {wrong}; allowed: as a server prints it, {ADDRESS_FORM}"])
+    check_addresses(peers, field)
     for peer in peers:
         _, _, host, transport, port, *_ = peer.split("/")
         if transport != "tcp":
