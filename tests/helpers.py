@@ -192,3 +192,13 @@ def wait_for_step(folder: Path, step: int, *processes: BaseProcess, seconds: flo
             return False
         time.sleep(0.005)
     raise AssertionError(f"{folder} did not reach step {step} in {seconds} s")
+
+
+def losses(folder: Path) -> list[float]:
+    """Of each logged step of a run."""
+    return [line["loss"] for line in metrics(folder, of="loss")]
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """A run's result.json."""
+    return json.loads((folder / "result.json").read_text())

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -17,8 +16,9 @@ from helpers import (
     ROOT,
     finish,
     launch_command,
-    metrics,
+    losses,
     recipe_data,
+    result,
     start,
     start_ranks,
     wait_for_step,
@@ -64,14 +64,6 @@ def trained(path: Path, kind: str, *overrides: str, count: int = 2) -> Path:
         said = Path(f"{path}.err")
         assert set(codes) == {0}, said.read_text() if said.exists() else codes
     return folder
-
-
-def losses(folder: Path) -> list[float]:
-    return [line["loss"] for line in metrics(folder, of="loss")]
-
-
-def result(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "result.json").read_text())
 
 
 def assert_same_training(folder: Path, other: Path, *, rel: float) -> None:

@@ -16,6 +16,7 @@ from helpers import (
     kill,
     launch_command,
     metrics,
+    result,
     start,
     start_ranks,
     wait_for_step,
@@ -38,10 +39,6 @@ def recipe(tmp_path_factory, tiny_llama) -> Path:
 def one_process(recipe) -> Path:
     assert finish(start(recipe, "name=one")) == [0]
     return recipe.parent / "runs" / "one"
-
-
-def result(folder: Path) -> dict:
-    return json.loads((folder / "result.json").read_text())
 
 
 def assert_parity(folder: Path, one: Path, *, ranks: int, main: str = "accuracy") -> None:

@@ -52,6 +52,11 @@ class LocalServer:
         words = "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
         raise RuntimeError(f"the server is not ready (exit code {self.process.poll()}):\n{words}")
 
+    @property
+    def peer(self) -> str:
+        """Its id in the swarm."""
+        return self.address().rsplit("/", 1)[1]
+
     def kill(self) -> None:
         """With -9, as a machine that is switched off."""
         self.process.kill()

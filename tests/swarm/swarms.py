@@ -1,6 +1,5 @@
 """What the swarm tests share: commands in the environment of Petals, and in this one."""
 
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from helpers import ENVIRONMENT, ROOT, metrics
+from helpers import ENVIRONMENT, ROOT, losses
 
 from accept_llm.swarm.local import LocalServer
 
@@ -76,10 +75,6 @@ def write(data: dict[str, Any], path: Path, address: str, **engine: Any) -> Path
     return path
 
 
-def losses(run: Path) -> list[float]:
-    return [line["loss"] for line in metrics(run, of="loss")]
-
-
 def steps_done(run: Path) -> int:
     return len(losses(run)) if (run / "metrics.jsonl").exists() else 0
 
@@ -123,6 +118,17 @@ class Servers:
             server.address()
         return address
 
+    def twins(self, model: Path, *, faulty: str | None = None) -> tuple[str, list[LocalServer]]:
+        """stories260k's blocks 0:3 on one server, whose address is given, and 3:5 on each of two;
+        the second may be `faulty`."""
+        address = self.start(model, "0:3").address()
+        both = [
+            self.start(model, "3:5", "--peers", address, faulty=fault) for fault in (None, faulty)
+        ]
+        for server in both:
+            server.address()
+        return address, both
+
 
 @contextmanager
 def servers_in(folder: Path) -> Iterator[Servers]:
@@ -132,7 +138,3 @@ def servers_in(folder: Path) -> Iterator[Servers]:
     finally:
         for server in servers.all:
             server.kill()
-
-
-def best(run: Path) -> dict[str, Any]:
-    return json.loads((run / "result.json").read_text())

@@ -8,9 +8,9 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers import recipe_data
+from helpers import losses, recipe_data
 from safetensors.torch import load_file
-from swarms import Servers, Started, alone, client, losses, wait_for_step, write
+from swarms import Servers, Started, alone, client, wait_for_step, write
 
 pytestmark = pytest.mark.swarm
 
@@ -43,12 +43,10 @@ def test_a_server_that_dies_is_routed_around(
     reference: Path, own_stories: Path, servers: Servers
 ) -> None:
     """One of two servers of the same blocks is killed with -9 in the middle of the run."""
-    first = servers.start(own_stories, "0:3")
-    peers = ("--peers", first.address())
-    twins = [servers.start(own_stories, "3:5", *peers) for _ in range(2)]
-    lost, _ = (twin.address().rsplit("/", 1)[1] for twin in twins)
+    address, twins = servers.twins(own_stories)
+    lost = twins[0].peer
     run = reference / "runs" / "one"
-    training = _train(reference, own_stories, first.address(), "one")
+    training = _train(reference, own_stories, address, "one")
     wait_for_step(run, 5, of=training)
     twins[0].kill()
     ended = training.wait()
@@ -61,13 +59,9 @@ def test_blocks_that_nobody_serves_stop_the_run_until_they_are_back(
     reference: Path, own_stories: Path, servers: Servers
 ) -> None:
     """Both of them: it stops in time with a message, and --resume ends as if nothing had been."""
-    first = servers.start(own_stories, "0:3")
-    peers = ("--peers", first.address())
-    twins = [servers.start(own_stories, "3:5", *peers) for _ in range(2)]
-    for twin in twins:
-        twin.address()
+    address, twins = servers.twins(own_stories)
     run = reference / "runs" / "both"
-    training = _train(reference, own_stories, first.address(), "both")
+    training = _train(reference, own_stories, address, "both")
     wait_for_step(run, 7, of=training)
     done = training.wait
     for twin in twins:
@@ -79,8 +73,8 @@ def test_blocks_that_nobody_serves_stop_the_run_until_they_are_back(
     assert "--resume" in ended.err
     assert "Traceback" not in ended.err
 
-    servers.start(own_stories, "3:5", *peers).address()
-    ended = _train(reference, own_stories, first.address(), "both", "--resume").wait()
+    servers.start(own_stories, "3:5", "--peers", address).address()
+    ended = _train(reference, own_stories, address, "both", "--resume").wait()
     assert ended.code == 0, ended.err
     single = reference / "runs" / "single"
     assert losses(run) == pytest.approx(losses(single), abs=1e-3)
@@ -92,16 +86,13 @@ def test_blocks_that_nobody_serves_stop_the_run_until_they_are_back(
 def test_a_server_that_comes_back_in_time_is_waited_for(
     reference: Path, own_stories: Path, servers: Servers
 ) -> None:
-    first = servers.start(own_stories, "0:3")
-    peers = ("--peers", first.address())
-    second = servers.start(own_stories, "3:5", *peers)
-    second.address()
+    address = servers.chain(own_stories, "0:3", "3:5")
     run = reference / "runs" / "back"
-    recipe = write(_data(reference, own_stories), reference / "back.yaml", first.address(), wait=60)
+    recipe = write(_data(reference, own_stories), reference / "back.yaml", address, wait=60)
     training = client(recipe, "name=back", log=reference / "back")
     wait_for_step(run, 5, of=training)
-    second.kill()
-    servers.start(own_stories, "3:5", *peers).address()
+    servers.all[1].kill()
+    servers.start(own_stories, "3:5", "--peers", address).address()
     ended = training.wait()
     assert ended.code == 0, ended.err
     assert losses(run) == pytest.approx(losses(reference / "runs" / "single"), abs=1e-3)
@@ -111,22 +102,17 @@ def test_a_server_that_comes_back_in_time_is_waited_for(
 def test_a_server_that_answers_nonsense_is_named_and_not_trained_on(
     reference: Path, own_stories: Path, servers: Servers, fault: str, says: str
 ) -> None:
-    first = servers.start(own_stories, "0:3")
-    peers = ("--peers", first.address())
-    good = servers.start(own_stories, "3:5", *peers)
-    good.address()
-    bad = servers.start(own_stories, "3:5", *peers, faulty=fault)
-    name = bad.address().rsplit("/", 1)[1]
+    address, (good, bad) = servers.twins(own_stories, faulty=fault)
     run = reference / "runs" / fault
-    ended = _train(reference, own_stories, first.address(), fault).wait()
+    ended = _train(reference, own_stories, address, fault).wait()
     assert ended.code == 0, ended.err
     assert losses(run) == pytest.approx(losses(reference / "runs" / "single"), abs=1e-3)
-    assert f"lost server {name} (blocks 3:5): its answer {says}" in ended.err
+    assert f"lost server {bad.peer} (blocks 3:5): its answer {says}" in ended.err
 
     if fault == "shape":  # once is enough of what follows
         return
     good.kill()  # and where there is no other, nothing is trained at all
-    recipe = write(_data(reference, own_stories), reference / "only.yaml", first.address(), wait=2)
+    recipe = write(_data(reference, own_stories), reference / "only.yaml", address, wait=2)
     ended = client(recipe, f"name={fault}-only", log=reference / "only").wait()
     assert ended.code == 1
     assert says in ended.err
@@ -151,31 +137,23 @@ def test_a_server_that_hangs_costs_one_timeout(
     reference: Path, own_stories: Path, servers: Servers
 ) -> None:
     """It answers nothing and keeps its connections: what waits for it does not wait in turn."""
-    first = servers.start(own_stories, "0:3")
-    peers = ("--peers", first.address())
-    servers.start(own_stories, "3:5", *peers).address()
-    hung = servers.start(own_stories, "3:5", *peers)
-    name = hung.address().rsplit("/", 1)[1]
+    address, (_, hung) = servers.twins(own_stories)
     more = {"request_timeout": 4, "micro_batch_tokens": 24}
-    training = _train(reference, own_stories, first.address(), "hung", **more)
+    training = _train(reference, own_stories, address, "hung", **more)
     wait_for_step(reference / "runs" / "hung", 5, of=training)
     os.killpg(hung.process.pid, signal.SIGSTOP)
     ended = training.wait(60)
     assert ended.code == 0, ended.err
     single = losses(reference / "runs" / "single")
     assert losses(reference / "runs" / "hung") == pytest.approx(single, abs=1e-3)
-    assert f"lost server {name} (blocks 3:5): TimeoutError" in ended.err
+    assert f"lost server {hung.peer} (blocks 3:5): TimeoutError" in ended.err
 
 
 def test_a_slow_server_shows_in_the_log(
     reference: Path, own_stories: Path, servers: Servers
 ) -> None:
-    first = servers.start(own_stories, "0:3")
-    peers = ("--peers", first.address())
-    servers.start(own_stories, "3:5", *peers).address()
-    slow = servers.start(own_stories, "3:5", *peers, faulty="slow")
-    name = slow.address().rsplit("/", 1)[1]
-    ended = _train(reference, own_stories, first.address(), "slow", "train.steps=8").wait()
+    address, (_, slow) = servers.twins(own_stories, faulty="slow")
+    ended = _train(reference, own_stories, address, "slow", "train.steps=8").wait()
     assert ended.code == 0, ended.err
-    assert f"slow server {name}" in ended.err
+    assert f"slow server {slow.peer}" in ended.err
     assert json.loads((reference / "runs/slow/result.json").read_text())["steps"] == 8

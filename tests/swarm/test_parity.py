@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import recipe_data
+from helpers import losses, recipe_data, result
 from safetensors.torch import load_file
-from swarms import HERE, Servers, Started, alone, best, client, losses, on_petals, write
+from swarms import HERE, Servers, Started, alone, client, on_petals, write
 
 from accept_llm.model_files import read_json
 
@@ -90,7 +90,9 @@ def test_twenty_steps_give_the_same_losses_and_adapters_go_both_ways(two: Two) -
     ours, theirs = losses(runs / "swarm"), losses(runs / "single")
     assert len(theirs) == STEPS
     assert ours == pytest.approx(theirs, abs=1e-3)
-    assert best(runs / "swarm")["test"] == pytest.approx(best(runs / "single")["test"], abs=1e-3)
+    assert result(runs / "swarm")["test"] == pytest.approx(
+        result(runs / "single")["test"], abs=1e-3
+    )
 
     evaluate = ("-m", "accept_llm", "evaluate")
     started = on_petals(
@@ -102,7 +104,7 @@ def test_twenty_steps_give_the_same_losses_and_adapters_go_both_ways(two: Two) -
         assert ended.code == 0, ended.err
         scores = json.loads(ended.out)
         assert scores.pop("split") == "test"
-        assert scores == pytest.approx(best(runs / run)["test"], abs=1e-3)
+        assert scores == pytest.approx(result(runs / run)["test"], abs=1e-3)
     # The adapter of the single engine says what its model computed: the swarm was held to it.
     assert "the swarm computes what" in there.err
     assert str(runs / "single") in there.err

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers import recipe_data
-from swarms import Servers, alone, client, losses, write
+from helpers import losses, recipe_data
+from swarms import Servers, alone, client, write
 
 from accept_llm.swarm.local import LocalServer
 
