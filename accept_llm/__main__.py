@@ -1,6 +1,6 @@
 """python -m accept_llm: the same as the console script."""
 
-from accept_llm.cli import main
+from accept_llm.cli.main import main
 
 if __name__ == "__main__":
     main()

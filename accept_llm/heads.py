@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from accept_llm.backbones import Backbone, Writing
-from accept_llm.batches import Batch, Encoded, pad_answers
-from accept_llm.prompts import Composed
-from accept_llm.recipe import ChoiceHead, HeadSpec, LabelWordsHead
-from accept_llm.recipe_errors import RecipeError
-from accept_llm.tasks import Task
-from accept_llm.tasks.base import Label, score_text
+from accept_llm.backbones.base import Backbone, Writing
+from accept_llm.data.batches import Batch, pad_answers
+from accept_llm.data.encoding import Encoded
+from accept_llm.errors import RecipeError
+from accept_llm.methods.composed import Composed
+from accept_llm.recipe.head import ChoiceHead, HeadSpec, LabelWordsHead
+from accept_llm.tasks.base import Label, Task, score_text
 
 
 @dataclass(frozen=True)

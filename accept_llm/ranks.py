@@ -5,16 +5,10 @@ process a machine, it starts a single one and sets no RANK (accelerate 1.15, `si
 the counts are then only in its own command line. Knows nothing of recipes or engines.
 """
 
-import argparse
 import ctypes
 import os
 import signal
 import sys
-
-from accept_llm.recipe_errors import RecipeError
-
-HOW = "accelerate launch --num_processes N {} RECIPE (with --cpu on a CPU)"
-MACHINES = "on each of several: --num_machines M --machine_rank R of: {}"
 
 
 def wants_cpu() -> bool:
@@ -32,19 +26,6 @@ def is_first_here() -> bool:
     return os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0")) == "0"
 
 
-def ensure_ranks(engine_kind: str) -> None:
-    """Returns in a process that is a rank; else becomes torchrun, which starts this machine's
-    ranks."""
-    if "RANK" in os.environ:
-        return
-    how = HOW.format(sys.argv[0])
-    asked = _asked_of_accelerate(engine_kind, how)
-    command = [sys.executable, "-m", "torch.distributed.run", *_of_torchrun(asked, how)]
-    end_with_parent()
-    # In place of this process, so that exit codes pass through.
-    os.execv(sys.executable, [*command, *sys.argv])
-
-
 def end_with_parent() -> None:
     """SIGTERM for this process when its parent dies. accelerate passes no signal on, and the ranks
     would train on without it; torchrun hands this one to the ranks, which save their state.
@@ -54,38 +35,3 @@ def end_with_parent() -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-
-
-def _asked_of_accelerate(kind: str, how: str) -> argparse.Namespace:
-    """The arguments of the `accelerate launch` that started this process."""
-    import psutil
-
-    parent = psutil.Process().parent()
-    words = parent.cmdline() if parent else []
-    if "launch" not in words:
-        raise RecipeError([f"engine: {kind} needs its processes started for it: {how}"])
-    from accelerate.commands.launch import launch_command_parser  # it loads torch
-
-    return launch_command_parser().parse_args(words[words.index("launch") + 1 :])
-
-
-def _of_torchrun(asked: argparse.Namespace, how: str) -> list[str]:
-    """torchrun's arguments for the same ranks."""
-    # accelerate sets MASTER_ADDR for more than one process; a config file may have said so.
-    address = os.environ.get("MASTER_ADDR")
-    if asked.num_processes is None and address is not None:
-        raise RecipeError([f"engine: the number of processes is not on the command line: {how}"])
-    if asked.num_machines is None and address not in (None, "127.0.0.1"):
-        said = f"--num_machines is not on the command line, but MASTER_ADDR is {address}"
-        raise RecipeError([f"engine: {said}; {MACHINES.format(how)}"])
-    count, machines = asked.num_processes or 1, asked.num_machines or 1
-    if machines == 1:
-        return ["--standalone", f"--nproc_per_node={count}"]
-    if count % machines or asked.machine_rank not in range(machines):
-        said = f"got --num_processes {count}, in all, and --machine_rank {asked.machine_rank}"
-        allowed = f"a multiple of {machines}, and 0 to {machines - 1}"
-        raise RecipeError([f"engine: {said}; allowed with {machines} machines: {allowed}"])
-    # accelerate sets both, from its command line or its config file.
-    there = [f"--master_{x}={os.environ[f'MASTER_{x.upper()}']}" for x in ("addr", "port")]
-    here = [f"--nnodes={machines}", f"--node_rank={asked.machine_rank}"]
-    return [*here, *there, f"--nproc_per_node={count // machines}"]

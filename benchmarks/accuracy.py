@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 
-from accept_llm.batches import Draw, Encoded, Encoder
-from accept_llm.data import load_splits
-from accept_llm.models import fetch_model
-from accept_llm.recipe import load_recipe
+from accept_llm.data.encoding import Encoded, Encoder
+from accept_llm.data.sampling import Draw
+from accept_llm.data.splits import load_splits
+from accept_llm.models.find import fetch_model
+from accept_llm.recipe.recipe import load_recipe
 from benchmarks.measure import load_line, machine
 from benchmarks.sides import STATE, Peft, Source, Variant
 from benchmarks.tables import number, save, table

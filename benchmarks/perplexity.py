@@ -16,8 +16,9 @@ import torch
 from torch.nn import functional as F
 
 from accept_llm.backbones.loading import load_whole
-from accept_llm.models import fetch_model
-from accept_llm.recipe import Weights, load_recipe
+from accept_llm.models.find import fetch_model
+from accept_llm.recipe.model import Weights
+from accept_llm.recipe.recipe import load_recipe
 from benchmarks.texts import tokenizer_of
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "smollm2_sst2.yaml"

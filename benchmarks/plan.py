@@ -14,8 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from accept_llm.plan import make_plan
-from accept_llm.recipe import load_recipe
+from accept_llm.plan.plan import make_plan
+from accept_llm.recipe.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = ("smollm2_sst2", "flan_t5_small_sst2")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from accept_llm.models import ModelInfo
+from accept_llm.models.folder import ModelInfo
 from benchmarks.measure import compare, load_line, machine
 from benchmarks.sides import LENGTH, VARIANTS, Source
 from benchmarks.tables import Columns, mib, save, table

@@ -15,16 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from accept_llm.backbones import Backbone, Layout
+from accept_llm.backbones.base import Backbone, Layout
 from accept_llm.backbones.causal import CausalBackbone, CausalRoot
 from accept_llm.backbones.linear import needs_fp32, with_fp32_products
 from accept_llm.backbones.loading import DTYPES, load_whole
-from accept_llm.batches import Encoded, collate
-from accept_llm.budget import solve
+from accept_llm.data.batches import collate
+from accept_llm.data.encoding import Encoded
 from accept_llm.heads import LinearHead
-from accept_llm.models import ModelInfo
-from accept_llm.prompts import build_prompt, sample_vocabulary
-from accept_llm.recipe import AcceptPrompt, PlainPrompt, Weights
+from accept_llm.methods.init import build_prompt, sample_vocabulary
+from accept_llm.models.folder import ModelInfo
+from accept_llm.recipe.budget import solve
+from accept_llm.recipe.method import AcceptPrompt, PlainPrompt
+from accept_llm.recipe.model import Weights
 
 LENGTH, POSITIONS = 60, 256  # m and l of the paper
 SHARE = 0.6  # of the trained numbers that ACCEPT spends on its m tokens; the rest is SCAP's

@@ -18,8 +18,10 @@ from typing import Any
 from transformers import AutoConfig
 
 from accept_llm.backbones.loading import DTYPES
-from accept_llm.models import ModelInfo, fetch_model
-from accept_llm.recipe import FolderModel, load_recipe
+from accept_llm.models.find import fetch_model
+from accept_llm.models.folder import ModelInfo
+from accept_llm.recipe.model import FolderModel
+from accept_llm.recipe.recipe import load_recipe
 from benchmarks.accuracy import to_accuracy
 from benchmarks.compute import linear_shapes, matmul_rate, share_of_ceiling
 from benchmarks.measure import MEMORY, compare, load_line, machine, tokens_of

@@ -18,8 +18,8 @@ from typing import Any
 
 import psutil
 
-from accept_llm.models import fetch_model
-from accept_llm.recipe import load_recipe
+from accept_llm.models.find import fetch_model
+from accept_llm.recipe.recipe import load_recipe
 from accept_llm.swarm.local import LocalServer, local_swarm
 from benchmarks.measure import load_line
 

@@ -6,9 +6,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from accept_llm.batches import Encoded, Encoder, batch_rows
-from accept_llm.data import load_splits
-from accept_llm.recipe import BuiltinTask
+from accept_llm.data.encoding import Encoded, Encoder
+from accept_llm.data.sampling import batch_rows
+from accept_llm.data.splits import load_splits
+from accept_llm.recipe.task import BuiltinTask
 
 Batches = list[list[Encoded]]
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from accept_llm.cli_swarm import serve
+from accept_llm.cli.swarm import serve
 
 if __name__ == "__main__":
     typer.run(serve)

@@ -15,9 +15,9 @@ from typing import Annotated
 
 import typer
 
-from accept_llm.cli_errors import plain_errors
-from accept_llm.models import fetch_model
-from accept_llm.recipe import load_recipe
+from accept_llm.cli.console import plain_errors
+from accept_llm.models.find import fetch_model
+from accept_llm.recipe.recipe import load_recipe
 from accept_llm.swarm.local import local_swarm
 
 ROOT = Path(__file__).resolve().parent.parent

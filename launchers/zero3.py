@@ -1,6 +1,6 @@
 """accelerate launch --num_processes N launchers/zero3.py RECIPE [a.b=c ...] [--resume]"""
 
-from accept_llm.cli import launch
+from accept_llm.cli.train import launch
 
 if __name__ == "__main__":
     launch("zero3")()

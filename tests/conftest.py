@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tiny_models import save_tokenizer, write_t5
+from support.tiny_models import save_tokenizer, write_t5
 
 # No test reaches for the network: what is not local is a skip or an error, never a wait.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

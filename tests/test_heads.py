@@ -4,11 +4,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from accept_llm.data.sources import task_from
+from accept_llm.errors import RecipeError
 from accept_llm.heads import LabelWords, LinearHead, build_head, example_losses, label_word_ids
-from accept_llm.recipe import FileTask, LabelWordsHead
-from accept_llm.recipe import LinearHead as LinearSpec
-from accept_llm.recipe_errors import RecipeError
-from accept_llm.tasks import TASKS, task_from
+from accept_llm.recipe.head import LabelWordsHead
+from accept_llm.recipe.head import LinearHead as LinearSpec
+from accept_llm.recipe.task import FileTask
+from accept_llm.tasks.table import TASKS
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from accept_llm.backbones import Layout, Root, Writing, cut_at, embed, generation, log_likelihoods
+from accept_llm.backbones.base import (
+    Layout,
+    Root,
+    Writing,
+    cut_at,
+    embed,
+    generation,
+    log_likelihoods,
+)
 from accept_llm.backbones.flex import FlexPacking, pack_for_flex
 from accept_llm.backbones.packed import Memory, Packing, pack, use_packed_attention
-from accept_llm.batches import IGNORED, Batch
-from accept_llm.prompts import Composed
+from accept_llm.data.batches import IGNORED, Batch
+from accept_llm.methods.composed import Composed
 
 
 class CausalRoot(Root):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from accept_llm.backbones.linear import ROWS, needs_fp32
-from accept_llm.recipe_errors import RecipeError
+from accept_llm.errors import RecipeError
 
 GROUPS = (64, 32)  # inputs that share a scale; a width that neither divides has one a row
 CHUNK = 1 << 18  # numbers that are quantised at a time: few enough for a CPU's cache

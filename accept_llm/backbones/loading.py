@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from accept_llm.backbones import Backbone, Layout
+from accept_llm.backbones.base import Backbone, Layout
 from accept_llm.backbones.causal import CausalBackbone, CausalRoot
 from accept_llm.backbones.compiled import compile_parts
 from accept_llm.backbones.int8 import fill_int8, use_int8
 from accept_llm.backbones.linear import needs_fp32, with_fp32_products
 from accept_llm.backbones.seq2seq import Seq2SeqBackbone, Seq2SeqRoot
 from accept_llm.backbones.slices import Checkpoint
-from accept_llm.models import ModelInfo
-from accept_llm.recipe import ModelSpec, Weights
-from accept_llm.recipe_errors import RecipeError
+from accept_llm.errors import RecipeError
+from accept_llm.models.folder import ModelInfo
+from accept_llm.recipe.model import ModelSpec, Weights
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 # Families whose attention takes our mask as it is (tests/test_backbones.py holds each to it).

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from accept_llm.backbones import Writing, cut_at, log_likelihoods
+from accept_llm.backbones.base import Writing, cut_at, log_likelihoods
 from accept_llm.backbones.causal import padded, with_answers
-from accept_llm.batches import IGNORED, Batch
-from accept_llm.prompts import Composed
+from accept_llm.data.batches import IGNORED, Batch
+from accept_llm.methods.composed import Composed
 
 Through = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
 """Parts (b, t, d), each with its own b and t -> the same, after all blocks."""

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from accept_llm.backbones import Root, Writing, cut_at, embed, generation, log_likelihoods
-from accept_llm.batches import IGNORED, Batch
-from accept_llm.prompts import Composed
+from accept_llm.backbones.base import Root, Writing, cut_at, embed, generation, log_likelihoods
+from accept_llm.data.batches import IGNORED, Batch
+from accept_llm.methods.composed import Composed
 
 
 class Seq2SeqRoot(Root):

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from accept_llm.model_files import Stored, read_header
-from accept_llm.recipe_errors import RecipeError
+from accept_llm.errors import RecipeError
+from accept_llm.models.folder import Stored, read_header
 
 CHUNK = 8 << 20  # bytes on the way where a tensor cannot be filled directly
 DTYPES = {

@@ -11,11 +11,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from accept_llm.backbones import Backbone, Layout
+from accept_llm.backbones.base import Backbone, Layout
 from accept_llm.backbones.loading import Sharding, load_backbone
-from accept_llm.models import ModelInfo
+from accept_llm.models.folder import ModelInfo
 from accept_llm.ranks import wants_cpu
-from accept_llm.recipe import ModelSpec
+from accept_llm.recipe.model import ModelSpec
 
 TIMEOUT = timedelta(minutes=30)  # a rank may convert or download a model while others wait
 

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from accept_llm.backbones import Backbone, BackboneError, Layout
+from accept_llm.backbones.base import Backbone, BackboneError, Layout
 from accept_llm.backbones.linear import needs_fp32, with_fp32_products
 from accept_llm.backbones.loading import DTYPES
 from accept_llm.backbones.remote import Ends, RemoteBackbone
-from accept_llm.models import ModelInfo
+from accept_llm.errors import RecipeError
+from accept_llm.models.folder import ModelInfo
 from accept_llm.ranks import wants_cpu
-from accept_llm.recipe import ModelSpec
-from accept_llm.recipe import PetalsEngine as PetalsSpec
-from accept_llm.recipe_errors import RecipeError
+from accept_llm.recipe.engine import PetalsEngine as PetalsSpec
+from accept_llm.recipe.model import ModelSpec
 from accept_llm.swarm.bridge import import_petals
 from accept_llm.swarm.chain import Chain
 from accept_llm.swarm.directory import check_servers, missing, open_directory, ranges, served

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from accept_llm.recipe import TaskSpec
-from accept_llm.tasks import Example, task_from
+from accept_llm.data.sources import task_from
+from accept_llm.recipe.task import TaskSpec
+from accept_llm.tasks.base import Example
 
 SAMPLE = 2000
 

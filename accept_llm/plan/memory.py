@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from accept_llm.models.sizes import Sizes
 from accept_llm.plan.lengths import Lengths
-from accept_llm.plan.sizes import Sizes
 
 # What is resident in a process that trains, before data and model: Python and the libraries.
 PROCESS = 430e6

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from accept_llm.plan import Plan, Row
+from accept_llm.plan.plan import Plan, Row
 
 NEEDS = ("frozen", "activations", "trained", "buffers", "process", "total", "fits")
 LIMITS = ("largest batch", "host", "a step", "moved")

@@ -4,13 +4,12 @@ Petals asks for hivemind 1.1.10.post2; 1.1.12 is the only one whose wheel carrie
 Nothing else is changed, and nothing that is there is replaced.
 """
 
-import importlib
 import importlib.util
 import logging
 import warnings
 from types import ModuleType
 
-from accept_llm.recipe_errors import RecipeError
+from accept_llm.errors import RecipeError
 
 MOVED = {
     "hivemind.compression.serialization": (

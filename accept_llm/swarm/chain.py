@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from accept_llm.backbones import BackboneError
-from accept_llm.recipe import PetalsEngine
+from accept_llm.backbones.base import BackboneError
+from accept_llm.recipe.engine import PetalsEngine
 from accept_llm.swarm.directory import ranges, short
 
 SLOW = 3.0  # times the median of the other servers, before it is said

@@ -10,8 +10,8 @@ from typing import Any
 
 import psutil
 
-from accept_llm.recipe_engine import check_addresses
-from accept_llm.recipe_errors import RecipeError
+from accept_llm.errors import RecipeError
+from accept_llm.recipe.engine import check_addresses
 from accept_llm.swarm.bridge import import_petals
 
 _MODELS = "_petals.models"  # where Petals' servers announce the models of a swarm

@@ -10,10 +10,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from accept_llm.gguf_convert import new_folder
-from accept_llm.model_files import CONFIG, INDEX, ModelInfo, fingerprint, read_json
-from accept_llm.models import cache_dir
-from accept_llm.recipe_errors import RecipeError
+from accept_llm.errors import RecipeError
+from accept_llm.models.folder import CONFIG, INDEX, ModelInfo, fingerprint, read_json
+from accept_llm.storage import cache_dir, new_folder
 
 FAMILIES = ("llama", "falcon", "bloom")
 _THETA = 10_000.0

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from accept_llm.adapter_card import read_card
-from accept_llm.backbones import Backbone
-from accept_llm.batches import Batch
-from accept_llm.model_files import ModelInfo, fingerprint, read_json
-from accept_llm.models import cache_dir
-from accept_llm.prompts import Composed
-from accept_llm.recipe import ModelSpec
-from accept_llm.recipe_errors import RecipeError
+from accept_llm.adapter.card import read_card
+from accept_llm.backbones.base import Backbone
+from accept_llm.data.batches import Batch
+from accept_llm.errors import RecipeError
+from accept_llm.methods.composed import Composed
+from accept_llm.models.folder import ModelInfo, fingerprint, read_json
+from accept_llm.recipe.model import ModelSpec
+from accept_llm.storage import cache_dir
 
 FILE = "accept_probe.json"  # in a model folder
 KEY = "probe"  # in an adapter's prompt.json

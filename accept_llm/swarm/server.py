@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accept_llm.model_files import ModelInfo
-from accept_llm.models import cache_dir
+from accept_llm.errors import RecipeError
+from accept_llm.models.folder import ModelInfo
 from accept_llm.ranks import end_with_parent
-from accept_llm.recipe_errors import RecipeError
+from accept_llm.storage import cache_dir
 from accept_llm.swarm.bridge import import_petals
 from accept_llm.swarm.directory import DTYPES, knock
 from accept_llm.swarm.folder import petals_folder, swarm_name

@@ -1,6 +1,6 @@
 """What a task is: its columns, its labels and the text form of a row.
 
-It knows nothing of files, models or tokenisers; `data.py` brings the rows.
+It knows nothing of files, models or tokenizers; data/sources.py brings the rows.
 """
 
 import re
@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from accept_llm.recipe_errors import refusal
-from accept_llm.recipe_parts import MAX_LENGTH, MAX_LENGTHS
+from accept_llm.errors import refusal
 
 Record = Mapping[str, Any]
 Parts = tuple[tuple[str, str], ...]
 Label = int | float | tuple[str, ...]
 """A class index; a score; or all gold answers of a row, of which the first is trained on."""
 
+AnswerKind = Literal["classes", "score", "text"]
 SCORES = (0.0, 5.0)  # of STS-B, the only task with a score
 
 
@@ -82,12 +82,14 @@ class Task:
     label_column: str
     hub: tuple[str, str | None] | None
     """Repository and configuration on the Hub; None where the rows are local."""
-    small: bool
-    """True halves the validation split into validation and test; False takes validation
-    rows out of the training split and tests on the official validation split."""
+    splits: Literal["small", "large", "same"]
+    """small: the validation rows are halved into validation and test. large: some training rows are
+    the validation set, and the validation rows the test set. same: validation rows are both."""
+    max_length: int = 256
+    """l of the paper: a recipe's task.max_length where it gives none."""
     row: Callable[["Task", Record], Parts] = text_parts
     """The text form of a row."""
-    kind: Literal["classes", "score", "text"] = "classes"
+    kind: AnswerKind = "classes"
     """What the label is: a class, a score from 0 to 5, or one or many gold answers."""
     also: tuple[str, ...] = ()
     """Further keys of METRICS, reported beside `metric`."""
@@ -123,12 +125,6 @@ class Task:
     def kept(self) -> tuple[bool, ...]:
         """For each part of a row, in order, whether its column is in `keep`."""
         return tuple(column in self.keep for column in self.shown)
-
-    @property
-    def max_length(self) -> int:
-        """l of the paper: a recipe's task.max_length where it gives none."""
-        # A file task may be called squad; it is not the one of the table.
-        return MAX_LENGTHS.get(self.name, MAX_LENGTH) if self.hub else MAX_LENGTH
 
     def parts(self, record: Record) -> Parts:
         """The text of a row, labelled or not; ValueError names the column that has none."""

@@ -11,7 +11,7 @@ SST2 = Task(
     columns=("sentence",),
     label_column="label",
     hub=("nyu-mll/glue", "sst2"),
-    small=False,
+    splits="large",
 )
 
 COLA = Task(
@@ -23,7 +23,7 @@ COLA = Task(
     columns=("sentence",),
     label_column="label",
     hub=("nyu-mll/glue", "cola"),
-    small=True,
+    splits="small",
 )
 
 RTE = Task(
@@ -35,7 +35,7 @@ RTE = Task(
     columns=("sentence1", "sentence2"),
     label_column="label",
     hub=("nyu-mll/glue", "rte"),
-    small=True,
+    splits="small",
 )
 
 MRPC = Task(
@@ -47,7 +47,7 @@ MRPC = Task(
     columns=("sentence1", "sentence2"),
     label_column="label",
     hub=("nyu-mll/glue", "mrpc"),
-    small=True,
+    splits="small",
     also=("f1",),
 )
 
@@ -60,7 +60,7 @@ QQP = Task(
     columns=("question1", "question2"),
     label_column="label",
     hub=("nyu-mll/glue", "qqp"),
-    small=False,
+    splits="large",
     also=("f1",),
 )
 
@@ -73,7 +73,7 @@ MNLI = Task(
     columns=("premise", "hypothesis"),
     label_column="label",
     hub=("nyu-mll/glue", "mnli"),
-    small=False,
+    splits="large",
     hub_splits={"validation": "validation_matched", "test": "test_matched"},
 )
 
@@ -86,7 +86,7 @@ QNLI = Task(
     columns=("question", "sentence"),
     label_column="label",
     hub=("nyu-mll/glue", "qnli"),
-    small=False,
+    splits="large",
     keep=("question",),
 )
 
@@ -99,7 +99,7 @@ STSB = Task(
     columns=("sentence1", "sentence2"),
     label_column="label",
     hub=("nyu-mll/glue", "stsb"),
-    small=True,
+    splits="small",
     kind="score",
     also=("spearman",),
 )

@@ -11,5 +11,5 @@ SCITAIL = Task(
     columns=("premise", "hypothesis"),
     label_column="label",
     hub=("allenai/scitail", "tsv_format"),
-    small=True,
+    splits="small",
 )

@@ -91,7 +91,7 @@ BOOLQ = Task(
     columns=("question", "passage"),
     label_column="label",
     hub=("aps/super_glue", "boolq"),
-    small=True,
+    splits="small",
     keep=("question",),
 )
 
@@ -104,7 +104,7 @@ CB = Task(
     columns=("premise", "hypothesis"),
     label_column="label",
     hub=("aps/super_glue", "cb"),
-    small=True,
+    splits="small",
     also=("f1",),
 )
 
@@ -117,7 +117,8 @@ MULTIRC = Task(
     columns=("question", "answer", "paragraph"),
     label_column="label",
     hub=("aps/super_glue", "multirc"),
-    small=True,
+    splits="small",
+    max_length=348,  # as in the paper
     row=multirc_parts,
     also=("accuracy",),
     keep=("question", "answer"),
@@ -132,7 +133,7 @@ WIC = Task(
     columns=("sentence1", "sentence2", "word"),
     label_column="label",
     hub=("aps/super_glue", "wic"),
-    small=True,
+    splits="small",
     keep=("word",),
 )
 
@@ -145,7 +146,7 @@ WSC = Task(
     columns=("text", "span1_index", "span2_index", "span1_text", "span2_text"),
     label_column="label",
     hub=("aps/super_glue", "wsc.fixed"),
-    small=True,
+    splits="small",
     row=wsc_parts,
     marked="text",
     folders=("wsc",),
@@ -160,7 +161,8 @@ RECORD = Task(
     columns=("query", "entities", "passage"),
     label_column="answers",
     hub=("aps/super_glue", "record"),
-    small=False,
+    splits="large",
+    max_length=512,
     row=record_parts,
     kind="text",
     also=("exact_match",),

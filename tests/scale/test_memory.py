@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import ENVIRONMENT, ROOT, launch_command, recipe_data
+from support.runs import ENVIRONMENT, ROOT, launch_command, recipe_data
 from write_checkpoint import size_of
 
 pytestmark = pytest.mark.slow

@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from write_checkpoint import size_of
 
-from accept_llm.models import inspect_model
-from accept_llm.recipe import FolderModel
+from accept_llm.models.find import inspect_model
+from accept_llm.recipe.model import FolderModel
 
 TINY = {
     "llama2_7b": {

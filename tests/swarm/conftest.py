@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from support.runs import ROOT
 from swarms import PYTHON, Servers, servers_in
 
-from accept_llm.models import fetch_model
-from accept_llm.recipe import load_recipe
-from accept_llm.recipe_errors import RecipeError
+from accept_llm.errors import RecipeError
+from accept_llm.models.find import fetch_model
+from accept_llm.recipe.recipe import load_recipe
 
 
 @pytest.fixture(scope="session", autouse=True)

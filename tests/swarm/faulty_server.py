@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import typer
 
-from accept_llm.cli_swarm import serve
+from accept_llm.cli.swarm import serve
 from accept_llm.swarm.bridge import import_petals
 
 SLOW = 0.5  # s more for each request

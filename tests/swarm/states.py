@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from accept_llm.backbones import Writing
-from accept_llm.batches import IGNORED, collate
-from accept_llm.data import load_splits
-from accept_llm.prompts import Composed
-from accept_llm.recipe import load_recipe
-from accept_llm.run import engine_for, load
+from accept_llm.api import engine_for, load
+from accept_llm.backbones.base import Writing
+from accept_llm.data.batches import IGNORED, collate
+from accept_llm.data.splits import load_splits
+from accept_llm.methods.composed import Composed
+from accept_llm.recipe.recipe import load_recipe
 
 ROWS = 6
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from helpers import ENVIRONMENT, ROOT, losses
+from support.runs import ENVIRONMENT, ROOT, losses
 
 from accept_llm.swarm.local import LocalServer
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import recipe_data
+from support.runs import recipe_data
 from swarms import Ended, Servers, Started, client, on_petals, write
 
-from accept_llm.model_files import check_folder
+from accept_llm.models.folder import check_folder
 from accept_llm.swarm.folder import swarm_name
 
 pytestmark = pytest.mark.swarm

@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from helpers import ROOT, recipe_data
+from support.runs import ROOT, recipe_data
 from swarms import PYTHON, Started
 
 pytestmark = pytest.mark.swarm

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from support.runs import ROOT
 from swarms import Started, on_petals
 
 from accept_llm.swarm.bridge import MOVED
@@ -41,7 +41,7 @@ print(json.dumps([sorted(missing), same, petals.__version__]))
 TOKENIZE = """
 import json, sys
 from pathlib import Path
-from accept_llm.tokenizer import load_tokenizer
+from accept_llm.models.tokenizer import load_tokenizer
 texts = json.loads(Path(sys.argv[2]).read_text())
 tokenizer = load_tokenizer(Path(sys.argv[1]))
 found = [tokenizer(t, return_offsets_mapping=True) for t in texts]

@@ -8,8 +8,8 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers import losses, recipe_data
 from safetensors.torch import load_file
+from support.runs import losses, recipe_data
 from swarms import Servers, Started, alone, client, wait_for_step, write
 
 pytestmark = pytest.mark.swarm

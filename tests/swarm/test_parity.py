@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import losses, recipe_data, result
 from safetensors.torch import load_file
+from support.runs import losses, recipe_data, result
 from swarms import HERE, Servers, Started, alone, client, on_petals, write
 
-from accept_llm.model_files import read_json
+from accept_llm.models.folder import read_json
 
 pytestmark = pytest.mark.swarm
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers import losses, recipe_data
+from support.runs import losses, recipe_data
 from swarms import Servers, alone, client, write
 
 from accept_llm.swarm.local import LocalServer

@@ -1,0 +1,1 @@
+"""From rows to batches: reading, splitting, tokenizing, drawing, collating."""

@@ -1,0 +1,146 @@
+"""Examples into training, validation and test splits. It knows no task by name."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from accept_llm.data.sources import Examples, Reader, _reader, task_from
+from accept_llm.errors import RecipeError
+from accept_llm.recipe.task import BuiltinTask, FileTask
+from accept_llm.tasks.base import Task
+
+CARVED = 1000  # training rows that become validation where a task is large
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three splits of a task; none is empty."""
+
+    task: Task
+    train: Examples
+    validation: Examples
+    test: Examples
+
+    @property
+    def counted(self) -> str:
+        """The task's name and the rows of each split, for the eye."""
+        sizes = [f"{len(getattr(self, s))} {s}" for s in ("train", "validation", "test")]
+        return f"{self.task.name}, {', '.join(sizes)} rows"
+
+
+def load_splits(spec: BuiltinTask | FileTask, *, seed: int) -> Splits:
+    """Reads and cuts a task: the same spec and seed give the same splits.
+
+    - Small tasks: the validation split, permuted with spec.split_seed, is halved into
+      validation and test.
+    - Large tasks: 1,000 training rows so drawn are the validation set, and the official
+      validation split is the test set.
+    - The quick-start set is too small to cut: validation.jsonl is validation and test.
+    - Files: without a validation file a fifth of the training rows is set aside; without
+      a test file the validation rows are halved.
+
+    Then the limits keep the first rows of each split, and `spec.shots` draws that many of
+    the training rows that are left, with `seed`, balanced over the classes. Training rows stay
+    in the order of the file. Raises RecipeError with the problems of all files at once.
+    """
+    task = task_from(spec)
+    if isinstance(spec, FileTask):
+        train, validation, test = _cut_files(spec, _reader(spec, task))
+    else:
+        train, validation, test = _cut_builtin(spec, task, _reader(spec, task))
+    train = train[: spec.train_limit]
+    if spec.shots is not None:
+        train = _draw(train, spec.shots, task, seed)
+    return Splits(task, train, validation[: spec.validation_limit], test[: spec.test_limit])
+
+
+def _read_all(read: Reader, *names: str) -> list[Examples]:
+    """Several splits; the problems of all of them in one RecipeError."""
+    found, problems = [], []
+    for name in names:
+        try:
+            found.append(read(name))
+        except RecipeError as error:
+            problems += error.problems
+    if problems:
+        raise RecipeError(problems)
+    return found
+
+
+# --- cutting ----------------------------------------------------------------------------
+
+
+def _cut_builtin(
+    spec: BuiltinTask, task: Task, read: Reader
+) -> tuple[Examples, Examples, Examples]:
+    train, validation = _read_all(read, "train", "validation")
+    if task.splits == "same":
+        return train, validation, validation
+    if task.splits == "small":
+        return train, *_halve(validation, spec.split_seed, f"{task.name}'s validation split")
+    if len(train) <= CARVED:
+        allowed = f"more than {CARVED:,}, which become the validation set"
+        raise RecipeError(
+            [f"task.kind: got {len(train):,} training rows of {task.name}; allowed: {allowed}"]
+        )
+    return *_set_aside(train, CARVED, spec.split_seed), validation
+
+
+def _cut_files(spec: FileTask, read: Reader) -> tuple[Examples, Examples, Examples]:
+    names = [name for name in ("train", "validation", "test") if getattr(spec, name) is not None]
+    found = dict(zip(names, _read_all(read, *names), strict=True))
+    train = found["train"]
+    if "validation" not in found:
+        least = 5 if "test" in found else 10
+        if len(train) < least:
+            allowed = f"at least {least} where a fifth is set aside, or a task.validation"
+            raise RecipeError([f"task.train: got {len(train)} row(s); allowed: {allowed}"])
+        train, found["validation"] = _set_aside(train, len(train) // 5, spec.split_seed)
+    if "test" in found:
+        return train, found["validation"], found["test"]
+    return train, *_halve(found["validation"], spec.split_seed, "task.validation")
+
+
+def _order(rows: Examples, seed: int) -> list[int]:
+    return np.random.default_rng(seed).permutation(len(rows)).tolist()
+
+
+def _set_aside(rows: Examples, count: int, seed: int) -> tuple[Examples, Examples]:
+    """The rows that stay, in their order, and `count` drawn rows."""
+    order = _order(rows, seed)
+    return [rows[i] for i in sorted(order[count:])], [rows[i] for i in order[:count]]
+
+
+def _halve(rows: Examples, seed: int, name: str) -> tuple[Examples, Examples]:
+    if len(rows) < 2:
+        allowed = "at least 2, it is halved into validation and test"
+        raise RecipeError([f"{name}: got {len(rows)} row(s); allowed: {allowed}"])
+    order, half = _order(rows, seed), len(rows) // 2
+    return [rows[i] for i in order[:half]], [rows[i] for i in order[half:]]
+
+
+def _draw(rows: Examples, shots: int, task: Task, seed: int) -> Examples:
+    """`shots` rows, as many of each class; where that leaves a rest, of classes drawn too."""
+    rng = np.random.default_rng(seed)
+    if len(rows) < shots:
+        allowed = f"at most {len(rows)}, the training rows there are"
+        raise RecipeError([f"task.shots: got {shots}; allowed: {allowed}"])
+    order = rng.permutation(len(rows)).tolist()
+    if task.kind != "classes":
+        return [rows[i] for i in sorted(order[:shots])]
+    each, rest = divmod(shots, len(task.labels))
+    needed = np.full(len(task.labels), each)
+    needed[rng.permutation(len(task.labels))[:rest]] += 1
+    chosen: list[int] = []
+    problems = []
+    for label, count in enumerate(needed.tolist()):
+        of_class = [i for i in order if rows[i].label == label]
+        chosen += of_class[:count]
+        if len(of_class) < count:
+            problems.append(
+                f"task.shots: got {shots}, which needs {count} rows of class "
+                f"{task.labels[label]!r}; allowed: there are {len(of_class)}"
+            )
+    if problems:
+        raise RecipeError(problems)
+    return [rows[i] for i in sorted(chosen)]

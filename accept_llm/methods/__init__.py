@@ -1,0 +1,1 @@
+"""What is trained: small fp32 modules that any engine can use, replicated."""

@@ -1,0 +1,1 @@
+"""Which model a recipe means, and what its folder holds. No torch, and no weight is read."""

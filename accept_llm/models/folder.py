@@ -1,0 +1,303 @@
+"""What a model folder must hold, read without torch: config, tokenizer, safetensors headers.
+
+It reports every problem of a folder at once, and loads no weight: of a safetensors file only
+the header is read, and for a fingerprint the first numbers of each tensor. It knows neither
+recipes nor where a folder came from.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+from accept_llm.errors import did_you_mean
+
+CONFIG = "config.json"
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
+
+SEQ2SEQ = ("t5",)  # T5, T5 v1.1 and Flan-T5: the encoder-decoders that can be used
+# fmt: off
+ENCODER_DECODERS = frozenset({
+    "bart", "blenderbot", "encoder-decoder", "fsmt", "led", "longt5", "m2m_100", "marian", "mbart",
+    "mt5", "pegasus", "prophetnet", "switch_transformers", "t5encoder", "t5gemma", "umt5",
+    "whisper",
+})
+ENCODERS = frozenset({
+    "albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "eurobert",
+    "longformer", "modernbert", "mpnet", "nomic-bert", "roberta", "xlm-roberta",
+})
+# fmt: on
+
+_SIZES = {
+    "hidden_size": ("hidden_size", "n_embd", "d_model"),
+    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "vocab_size": ("vocab_size",),
+}
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
+_EMBEDDINGS = (
+    *("embed_tokens.weight", "shared.weight", "wte.weight"),
+    *("word_embeddings.weight", "embed_in.weight"),
+)
+_NEEDED = "a causal LM or T5 is needed"
+_LONGEST_HEADER = 100_000_000  # the format's own limit
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a local model before any weight is read."""
+
+    folder: Path
+    model_type: str
+    hidden_size: int
+    max_positions: int | None
+    vocab_size: int
+    layers: int
+    files: tuple[Path, ...]
+    """The safetensors files, in the order of their names."""
+
+    @property
+    def architecture(self) -> Literal["causal", "seq2seq"]:
+        return "seq2seq" if self.model_type in SEQ2SEQ else "causal"
+
+
+def refuse_type(model_type: str) -> str | None:
+    """Why a model of this type cannot be used; None when it is T5 or may be a causal LM."""
+    if model_type in ENCODER_DECODERS:
+        return f"got {model_type!r}, an encoder-decoder; {_NEEDED}"
+    if model_type in ENCODERS:
+        return f"got {model_type!r}, an encoder; {_NEEDED}"
+    return None
+
+
+def check_folder(folder: Path) -> tuple[ModelInfo | None, list[str]]:
+    """The model in `folder`, or None and one line for each problem (without a field path)."""
+    config, problems = _read_config(folder)
+    sizes, more = _read_sizes(config, folder / CONFIG) if config else ({}, [])
+    problems += more
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        problems.append(f"{folder} has no tokenizer; needed: one of {', '.join(TOKENIZERS)}")
+    files, more = weight_files(folder)
+    problems += more
+    shapes: dict[str, list[int]] = {}
+    for file in files:
+        try:
+            shapes |= read_shapes(file)
+        except ValueError as error:
+            problems.append(str(error))
+    problems += _embedding_problems(shapes, sizes)
+    if problems:
+        return None, problems
+    return ModelInfo(folder=folder, files=files, **sizes), []
+
+
+def check_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """The config.json of a folder that may hold nothing else, and what is wrong with it."""
+    config, problems = _read_config(folder)
+    return config, problems or _read_sizes(config, folder / CONFIG)[1]
+
+
+def folder_is_complete(folder: Path) -> bool:
+    """Whether config, tokenizer and all named weights are there (a Hub snapshot may be partial)."""
+    has_tokenizer = any((folder / name).is_file() for name in TOKENIZERS)
+    return (folder / CONFIG).is_file() and has_tokenizer and not weight_files(folder)[1]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; ValueError names the file when it is something else."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is not JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} holds {type(data).__name__}; allowed: a JSON object")
+    return data
+
+
+# --- config.json ------------------------------------------------------------------------
+
+
+def _read_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    path = folder / CONFIG
+    if path.is_file():
+        try:
+            return read_json(path), []
+        except ValueError as error:
+            return {}, [str(error)]
+    if (folder / "adapter_config.json").is_file():
+        return {}, [f"{folder} has no {CONFIG}; an adapter is there; needed: its base model"]
+    return {}, [f"{folder} has no {CONFIG}; allowed: a folder as save_pretrained writes it"]
+
+
+def _read_sizes(config: dict[str, Any], path: Path) -> tuple[dict[str, Any], list[str]]:
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        return {}, [f"{path} has no model_type; a causal LM's is needed, such as 'llama', or t5"]
+    refused = refuse_type(model_type)
+    if refused is None and config.get("is_encoder_decoder") and model_type not in SEQ2SEQ:
+        refused = f"got {model_type!r}, an encoder-decoder; {_NEEDED}"
+    if refused:
+        return {}, [f"{path}: model_type: {refused}"]
+    problems = []
+    if config.get("quantization_config"):
+        problems.append(
+            f"{path}: quantization_config: the weights are quantised; allowed: plain bf16, fp16 "
+            "or fp32 weights"
+        )
+    nested = config.get("text_config")
+    text = config | nested if isinstance(nested, dict) else config
+    sizes: dict[str, Any] = {"model_type": model_type, "max_positions": None}
+    for field, names in _SIZES.items():
+        sizes[field] = _positive(text, names)
+        if sizes[field] is None:
+            problems.append(f"{path} has no whole number above 0 for {' or '.join(names)}")
+    if model_type not in SEQ2SEQ:  # T5's positions are relative: its n_positions limits nothing
+        sizes["max_positions"] = _positive(text, _POSITIONS)
+    return sizes, problems
+
+
+def _positive(config: dict[str, Any], names: Sequence[str]) -> int | None:
+    for name in names:
+        value = config.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return None
+
+
+# --- weights ----------------------------------------------------------------------------
+
+
+def weight_files(folder: Path) -> tuple[tuple[Path, ...], list[str]]:
+    """The safetensors files of a folder, found as transformers finds them, and what is wrong."""
+    if (folder / SINGLE).is_file():
+        return (folder / SINGLE,), []
+    if (folder / INDEX).is_file():
+        return _indexed_files(folder)
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    if others:
+        return (), [
+            f"{folder} has {', '.join(others[:3])} but neither {SINGLE} nor {INDEX}; needed: one"
+        ]
+    if any(folder.glob("pytorch_model*.bin")):
+        return (), [
+            f"{folder} has weights only as pytorch_model.bin; needed: safetensors (load it with "
+            "transformers and save_pretrained once)"
+        ]
+    return (), [f"{folder} has no weights; needed: {SINGLE}, or several files with {INDEX}"]
+
+
+def _indexed_files(folder: Path) -> tuple[tuple[Path, ...], list[str]]:
+    try:
+        names = read_json(folder / INDEX).get("weight_map")
+    except ValueError as error:
+        return (), [str(error)]
+    if not isinstance(names, dict) or not names:
+        return (), [f"{folder / INDEX} has no weight_map"]
+    files = [folder / str(name) for name in sorted(set(names.values()))]
+    missing = [path.name for path in files if not path.is_file()]
+    problems = []
+    if missing:
+        problems.append(
+            f"{folder / INDEX} names {len(missing)} of {len(files)} files that are not there "
+            f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}); copy them as well"
+        )
+    return tuple(path for path in files if path.is_file()), problems
+
+
+def read_shapes(file: Path) -> dict[str, list[int]]:
+    """Tensor name -> shape, from the header; ValueError when the file is cut or garbage."""
+    size = file.stat().st_size
+    damaged = f"{file} is cut or damaged: {size} bytes"
+    again = "copy or download it again"
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= _LONGEST_HEADER:
+            raise ValueError(f"{damaged}, no safetensors header; {again}")
+        if 8 + length > size:
+            raise ValueError(f"{damaged}, at least {8 + length} needed; {again}")
+        header = stream.read(length)
+    try:
+        tensors = {k: v for k, v in json.loads(header).items() if k != "__metadata__"}
+        end = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
+        shapes = {name: list(entry["shape"]) for name, entry in tensors.items()}
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        raise ValueError(f"{damaged}, its header is not safetensors JSON; {again}") from None
+    if 8 + length + end != size:
+        raise ValueError(f"{damaged}, {8 + length + end} needed; {again}")
+    return shapes
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor lies."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    """Of its first byte in the file."""
+
+
+def read_header(file: Path) -> dict[str, Stored]:
+    """8 bytes of length, then JSON; the offsets of the tensors count from its end."""
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length))
+    header.pop("__metadata__", None)
+    return {
+        name: Stored(
+            file, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
+        )
+        for name, entry in header.items()
+    }
+
+
+def fingerprint(files: Sequence[Path]) -> str:
+    """SHA-256 over the first numbers of every weight, as bf16, so that a model and its copies in
+    other dtypes and files have the same, and what was trained further has another. Vocabularies
+    are left out: where two are tied, some files have one and some both."""
+    import numpy as np
+
+    found = {name: stored for file in files for name, stored in read_header(file).items()}
+    digest = hashlib.sha256()
+    for name, stored in sorted(found.items()):
+        if stored.dtype not in _NUMPY or not name.endswith(".weight") or _is_vocabulary(name):
+            continue
+        count = min(prod(stored.shape), _FIRST)
+        raw = np.fromfile(stored.file, _NUMPY[stored.dtype], count, offset=stored.start)
+        bits = raw.astype(np.uint32) << 16 if stored.dtype == "BF16" else raw.astype("<f4")
+        bits = bits.view(np.uint32)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16  # to nearest, ties to even
+        digest.update(rounded.astype("<u2").tobytes())
+    return digest.hexdigest()
+
+
+_NUMPY = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_FIRST = 256  # numbers of each weight
+
+
+def _is_vocabulary(name: str) -> bool:
+    return name.endswith((*_EMBEDDINGS, "lm_head.weight", "embed_out.weight"))
+
+
+def _embedding_problems(shapes: dict[str, list[int]], sizes: dict[str, Any]) -> list[str]:
+    if not sizes.get("hidden_size") or not sizes.get("vocab_size"):
+        return []
+    config = [sizes["vocab_size"], sizes["hidden_size"]]
+    return [
+        f"{name} is {shape}, but {CONFIG} says {config} (vocab_size, hidden_size); they must agree"
+        for name, shape in shapes.items()
+        if name.endswith(_EMBEDDINGS) and shape != config
+    ]
+
+
+def closest(name: str, folder: Path) -> str:
+    """A "did you mean" out of what lies in `folder`, or nothing."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return did_you_mean(name, names)

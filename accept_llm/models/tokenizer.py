@@ -1,0 +1,114 @@
+"""Loads a model folder's tokenizer, also where transformers is too old for the folder.
+
+Petals lives with transformers 4.33 and tokenizers 0.13. Folders that transformers 5 has written
+name a class that 4.33 does not know (`TokenizersBackend`), and their tokenizer.json has a form that
+0.13 cannot read; `old_form` writes it the old way, with the same tokens (tests/swarm).
+"""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from accept_llm.errors import RecipeError
+from accept_llm.models.folder import read_json
+
+TOKENIZER = "tokenizer.json"
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
+_SPACE = "▁"
+_TWO = "^▁▁"
+
+
+def is_old(package: str = "transformers", before: int = 5) -> bool:
+    """Whether this environment is the one of Petals, with its old transformers."""
+    return int(version(package).split(".")[0]) < before
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The fast tokenizer of a folder; RecipeError where this transformers cannot read it."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    if not is_old():
+        return AutoTokenizer.from_pretrained(folder)
+    if not (folder / TOKENIZER).is_file():
+        return _one_space_first(AutoTokenizer.from_pretrained(folder))
+    from tokenizers import Tokenizer
+
+    try:
+        backend = Tokenizer.from_str(json.dumps(old_form(read_json(folder / TOKENIZER))))
+    except Exception as error:  # tokenizers raises plain Exception
+        raise RecipeError(
+            [
+                f"model: tokenizers {version('tokenizers')} cannot read {folder / TOKENIZER}: "
+                f"{error}; Petals has no newer one"
+            ]
+        ) from None
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **_settings(folder))
+
+
+def _one_space_first(tokenizer: Any) -> Any:
+    """Made from tokenizer.model: 4.33 puts a space before a text that begins with one already."""
+    from tokenizers import Regex, normalizers
+
+    backend = tokenizer.backend_tokenizer
+    if b"Prepend" in backend.normalizer.__getstate__():
+        once = normalizers.Replace(Regex(_TWO), _SPACE)
+        backend.normalizer = normalizers.Sequence([backend.normalizer, once])
+    return tokenizer
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer_config.json"
+    config = read_json(path) if path.is_file() else {}
+    found = {name: config.get(name) for name in _SPECIAL}
+    special = {
+        name: token["content"] if isinstance(token, dict) else token
+        for name, token in found.items()
+        if token is not None
+    }
+    # Where nothing is said, 4.33 takes spaces out of decoded text, and 5 does not.
+    clean = bool(config.get("clean_up_tokenization_spaces", False))
+    return {**special, "clean_up_tokenization_spaces": clean}
+
+
+def old_form(new: dict[str, Any]) -> dict[str, Any]:
+    """A tokenizer.json as tokenizers 0.13 reads it; ValueError for what it cannot express."""
+    model = {k: v for k, v in new["model"].items() if k != "ignore_merges"}
+    if new["model"].get("ignore_merges"):
+        raise ValueError("its BPE ignores merges, which it cannot do")
+    if any(not isinstance(merge, str) for merge in model.get("merges", ())):
+        if any(" " in part for merge in model["merges"] for part in merge):
+            raise ValueError("a merge has a space in it")
+        model["merges"] = [" ".join(merge) for merge in model["merges"]]
+    old = {**new, "model": model}
+    splits = new.get("pre_tokenizer") or {}
+    if splits.get("type") == "Metaspace" and splits.get("split") is False:
+        # Without splitting it only writes spaces another way, which normalizers do as well.
+        parts = [new["normalizer"]] if new.get("normalizer") else []
+        parts.append({"type": "Replace", "pattern": {"String": " "}, "content": _SPACE})
+        if splits.get("prepend_scheme", "always") != "never":
+            parts.append({"type": "Prepend", "prepend": _SPACE})
+            parts.append({"type": "Replace", "pattern": {"Regex": _TWO}, "content": _SPACE})
+        old["normalizer"] = {"type": "Sequence", "normalizers": parts}
+        old["pre_tokenizer"] = None
+    else:
+        old["pre_tokenizer"] = _old_metaspace(splits or None)
+    old["decoder"] = _old_metaspace(new.get("decoder"))
+    return old
+
+
+def _old_metaspace(part: Any) -> Any:
+    """`prepend_scheme` was a yes or no; in a sequence too."""
+    if not isinstance(part, dict):
+        return part
+    for name in ("pretokenizers", "decoders"):
+        if name in part:
+            return {**part, name: [_old_metaspace(item) for item in part[name]]}
+    if part.get("type") != "Metaspace" or "add_prefix_space" in part:
+        return part
+    return {
+        "type": "Metaspace",
+        "replacement": part["replacement"],
+        "str_rep": part["replacement"],
+        "add_prefix_space": part.get("prepend_scheme", "always") != "never",
+    }

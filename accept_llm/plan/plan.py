@@ -1,0 +1,249 @@
+"""The plan of a run: whether it fits, under every engine and weight format, from the model's
+config.json and some rows of the task. No torch, and no weight is read.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from accept_llm.data.sources import sample, task_from
+from accept_llm.engines.check import check_format
+from accept_llm.engines.facts import COMMANDS, LOCAL, WEIGHTS
+from accept_llm.errors import RecipeError
+from accept_llm.models.find import read_config
+from accept_llm.models.sizes import Sizes, read_sizes
+from accept_llm.plan.lengths import SAMPLE, count_tokens, measure
+from accept_llm.plan.machine import _launched, find_machine
+from accept_llm.plan.memory import Estimate, Held, Machine, Work, estimate
+from accept_llm.recipe.budget import solve
+from accept_llm.recipe.recipe import Recipe
+from accept_llm.tasks.base import Example, score_text
+
+MARGIN = 0.15  # how far an estimate may be off
+MOST_ROWS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Row:
+    """An engine with a weight format: what it needs, and the largest pass that would fit."""
+
+    needs: Estimate
+    memory: float
+    """Bytes that a rank may take."""
+    fits: str
+    """yes; close (within 15 % of the memory, either way); no."""
+    rows: int
+    """Examples in the largest pass of a rank that fits; 0 where not one does."""
+    tokens: int
+    """Their tokens, the prompt not counted."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All rows, and what they were computed from."""
+
+    recipe: Recipe
+    engine: str
+    """The recipe's, or the one that was asked for."""
+    sizes: Sizes
+    work: Work
+    machine: Machine
+    rows: tuple[Row, ...]
+    disk: float
+    """Bytes: the checkpoint, the run folder, and tokens that are kept."""
+    changes: tuple[str, ...]
+    """Recipe lines that make it fit, where it does not."""
+
+    @property
+    def chosen(self) -> Row:
+        """The recipe's own row."""
+        asked = (self.engine, self.recipe.model.weights)
+        return next(r for r in self.rows if (r.needs.engine, r.needs.weights_format) == asked)
+
+
+def make_plan(
+    recipe: Recipe,
+    *,
+    gpus: int | None = None,
+    gpu_memory: float | None = None,
+    engine: str | None = None,
+    rate: float | None = None,
+) -> Plan:
+    """The plan of a recipe on this machine, or on `gpus` GPUs of `gpu_memory` bytes each; without
+    GPUs, `gpus` processes share the host. `rate`: FLOP/s of one device.
+
+    RecipeError: a model that is not known, rows that cannot be read, an engine that cannot hold
+    the recipe's weights.
+    """
+    machine = find_machine(gpus, gpu_memory, rate)
+    named = recipe.engine.kind if recipe.engine else None
+    kind = engine or named or ("single" if machine.ranks == 1 else "fsdp2")
+    if kind not in LOCAL:
+        got = f"engine.kind: got {kind!r}, whose weights lie on other machines"
+        raise RecipeError([f"{got}; --engine plans for: {', '.join(LOCAL)}"])
+    return _planned(recipe, kind, machine, *sample(recipe.task, SAMPLE))
+
+
+def check_memory(recipe: Recipe, engine: str, examples: list[Example]) -> str | None:
+    """Refuses a run that this machine's memory cannot hold, with the lines to change; `examples`
+    are the training rows. Gives a note where the model's sizes are not known, and nothing can be
+    checked."""
+    machine = _launched()
+    try:
+        plan = _planned(recipe, engine, machine, examples[:SAMPLE], len(examples))
+    except RecipeError as error:
+        return f"memory is not checked: {error.problems[0]}"
+    if plan.chosen.fits == "no":
+        needs, where = plan.chosen.needs, "GPU" if plan.machine.device == "cuda" else "process"
+        got = f"memory: the run needs about {_gb(needs.total)} a {where} (weights "
+        got += f"{_gb(needs.weights)}, activations {_gb(needs.activations)})"
+        todo = "; ".join(plan.changes) or "nothing in the recipe is enough"
+        raise RecipeError(
+            [f"{got}; allowed: {_gb(plan.chosen.memory)}; change: {todo}; or --force to try"]
+        )
+    return None
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.2f} GB"
+
+
+def _planned(
+    recipe: Recipe, kind: str, machine: Machine, examples: list[Example], count: int
+) -> Plan:
+    config, folder = read_config(recipe.model)
+    sizes = read_sizes(config)
+    check_format(recipe, kind)
+    work = _work(recipe, sizes, examples, count, folder)
+    pairs = [(local, weights) for local in LOCAL for weights in WEIGHTS[local]]
+    rows = tuple(_row(sizes, work, machine, _held(recipe, *pair)) for pair in pairs)
+    plan = Plan(recipe, kind, sizes, work, machine, rows, _disk(folder, sizes, work), ())
+    return replace(plan, changes=tuple(_changes(plan))) if plan.chosen.fits == "no" else plan
+
+
+# --- what is computed -------------------------------------------------------------------
+
+
+def _work(
+    recipe: Recipe, sizes: Sizes, examples: list[Example], count: int, folder: Path | None
+) -> Work:
+    positions, train = recipe.task.max_length, recipe.train
+    shape = solve(recipe.prompt, hidden=sizes.hidden, positions=positions)
+    lengths = measure(recipe.task, examples, count, folder)
+    task = task_from(recipe.task)
+    trained = shape.numbers
+    if recipe.head.kind == "linear":
+        trained += sizes.hidden * max(1, len(task.labels))
+    batch = train.batch_size or max(1, int((train.tokens_per_batch or 0) / lengths.mean))
+    return Work(
+        lengths=lengths,
+        prompt=shape.length,
+        composed=shape.length + (positions if shape.added or shape.rank else 0),
+        trained=trained,
+        batch=batch,
+        micro=train.micro_batch_size,
+        evaluated=train.eval_batch_size,
+        answer=_answer(recipe, examples, folder),
+        says=len(task.labels) if recipe.head.kind == "choice" else 1,
+        writes=recipe.head.kind == "generate",
+        packed=not sizes.decoder_layers and recipe.model.layout != "padded",
+        checkpointing=recipe.model.checkpointing,
+        width=2 if recipe.model.dtype == "bf16" else 4,
+    )
+
+
+def _answer(recipe: Recipe, examples: list[Example], folder: Path | None) -> int:
+    """Tokens that the model is trained to say, its end included: on average, and half again."""
+    head, task = recipe.head, task_from(recipe.task)
+    if head.kind == "linear":
+        return 0
+    if head.kind == "label_words":
+        return 1
+    texts = list(task.words)
+    if head.kind == "generate":
+        labels = [example.label for example in examples]
+        texts = [x[0] if isinstance(x, tuple) else score_text(x) for x in labels]
+    counts = count_tokens(texts, folder) if texts and folder else None
+    limit = head.max_new_tokens if head.kind == "generate" else 8
+    if not counts:
+        return limit
+    return min(limit, round(1.5 * sum(counts) / len(counts)) + 1)
+
+
+def _disk(folder: Path | None, sizes: Sizes, work: Work) -> float:
+    stored = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder else 0
+    run = 4 * work.trained * 7  # the best adapter twice; prompt, gradients' moments, and a spare
+    tokens = work.lengths.rows * work.lengths.mean * 4
+    return (stored or 2.0 * sizes.numbers) + run + tokens
+
+
+# --- what fits --------------------------------------------------------------------------
+
+
+def _held(recipe: Recipe, engine: str, weights: str) -> Held:
+    """With the options of the recipe's engine, where it is this one."""
+    spec = recipe.engine if recipe.engine and recipe.engine.kind == engine else None
+    return Held(
+        engine,
+        weights,
+        offload=getattr(spec, "offload", False),
+        shard_size=getattr(spec, "shard_size", None),
+        in_fp32=getattr(spec, "param_dtype", None) is not None,
+    )
+
+
+def _row(sizes: Sizes, work: Work, machine: Machine, held: Held) -> Row:
+    def needs(work: Work) -> Estimate:
+        return estimate(sizes, work, machine, held)
+
+    ranks, memory = machine.used_by(held.engine), machine.memory
+    if machine.device == "cpu" and held.engine == "single":
+        memory *= machine.ranks  # the whole host
+    low, high = 0, MOST_ROWS  # rows that fit, and that do not
+    while high - low > 1:
+        middle = (low + high) // 2
+        tried = replace(
+            work, batch=middle * ranks, micro=None, evaluated=min(work.evaluated, middle)
+        )
+        low, high = (middle, high) if needs(tried).total <= memory else (low, middle)
+    total = needs(work).total
+    close = abs(total / memory - 1) <= MARGIN
+    fits = "close" if close else "yes" if total < memory else "no"
+    return Row(needs(work), memory, fits, low, round(low * work.lengths.mean))
+
+
+def _changes(plan: Plan) -> Iterator[str]:
+    """The first of these that fits: smaller passes, blocks computed again, int8 weights, shards
+    over more devices."""
+    model, work, machine = plan.recipe.model, plan.work, plan.machine
+    formats = [model.weights]
+    if "int8" in WEIGHTS[plan.engine] and model.weights == "bf16":
+        formats.append("int8")
+    for weights in formats:
+        for again in dict.fromkeys((model.checkpointing, True)):
+            tried = replace(work, checkpointing=again)
+            row = _row(plan.sizes, tried, machine, _held(plan.recipe, plan.engine, weights))
+            if not row.rows:
+                continue
+            if weights != model.weights:
+                yield f"model.weights: {weights}"
+            if again != model.checkpointing:
+                yield "model.checkpointing: true"
+            size = _power_of_two(row.rows)
+            if size < work.rows(machine.used_by(plan.engine)):
+                yield f"train.micro_batch_size: {size}"
+            if size < work.evaluated:
+                yield f"train.eval_batch_size: {size}"
+            return
+    for ranks in (2, 4, 8, 16, 32):
+        more = replace(machine, ranks=ranks)
+        if machine.device == "cuda" and ranks > machine.ranks:
+            row = _row(plan.sizes, work, more, Held("fsdp2", formats[-1]))
+            if row.rows:
+                command = COMMANDS["fsdp2"].replace(" N ", f" {ranks} ")
+                yield f"engine: {{kind: fsdp2}}  # on {ranks} such GPUs: {command}"
+                return
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << (max(1, number).bit_length() - 1)

@@ -1,0 +1,32 @@
+"""What every section of a recipe is made of: numbers with their bounds, and `Spec`."""
+
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _no_bool(value: Any) -> Any:
+    """YAML reads `yes` and `no` as booleans, and pydantic would take them as 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("a number (YAML reads yes, no, on and off as true and false)")
+    return value
+
+
+_NoBool = BeforeValidator(_no_bool)
+Count = Annotated[int, Field(ge=1), _NoBool]
+Size = Annotated[int, Field(ge=0), _NoBool]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), _NoBool]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False), _NoBool]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class Spec(BaseModel):
+    """A part of a recipe: frozen, and every key must be known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def kind_of(spec: type[Spec]) -> str:
+    """What `kind` a recipe gives to have this class."""
+    (kind,) = get_args(spec.model_fields["kind"].annotation)
+    return kind

@@ -1,0 +1,137 @@
+"""What a run leaves behind while and after it runs: metrics.jsonl, progress for the eye,
+TensorBoard events, and result.json.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+from rich.console import Console
+from rich.progress import BarColumn
+from rich.progress import MofNCompleteColumn
+from rich.progress import Progress
+from rich.progress import TextColumn
+from rich.progress import TimeRemainingColumn
+from accept_llm.errors import RecipeError
+from accept_llm.storage import replace_text
+
+
+
+class RunLog:
+    """metrics.jsonl, and a progress bar (a terminal) or plain lines, on rank 0 only.
+
+    A step's line has its own loss, not a mean; `seconds` is the training time so far.
+    """
+
+    def __init__(
+        self, folder: Path, *, steps: int, log_every: int, writes: bool, tensorboard: bool = False
+    ):
+        self.path = folder / "metrics.jsonl"
+        self.steps, self.log_every, self.writes = steps, log_every, writes
+        self.seconds = 0.0
+        self._score = ""
+        self._events = _event_writer(folder) if tensorboard and writes else None
+        self._console = Console()
+        self._bar: Progress | None = None
+        self._task: Any = None
+
+    def __enter__(self) -> "RunLog":
+        if self.writes and self._console.is_terminal:
+            columns = (
+                TextColumn("step"),
+                MofNCompleteColumn(),
+                BarColumn(),
+                TextColumn("{task.description}"),
+                TimeRemainingColumn(),
+            )
+            self._bar = Progress(*columns, console=self._console)
+            self._task = self._bar.add_task("", total=self.steps)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+        if self._events:
+            self._events.close()
+
+    def step(self, step: int, values: dict[str, float], *, batch_size: int) -> None:
+        self.seconds += values["seconds"]
+        rate = batch_size / values["seconds"]
+        if self._bar:
+            text = f"loss {values['loss']:.4f}{self._score} {rate:.1f} examples/s"
+            self._bar.update(self._task, completed=step, description=text)
+        if step % self.log_every and step != self.steps:
+            return
+        self._write({"step": step, **values, "examples_per_second": rate})
+        if not self._bar:
+            left = (self.steps - step) * self.seconds / step
+            self.say(
+                f"step {step}/{self.steps}  loss {values['loss']:.4f}{self._score}  "
+                f"{rate:.1f} examples/s  {_clock(left)} left"
+            )
+
+    def epoch(self, step: int, epoch: int, padding: float) -> None:
+        """The end of an epoch (from 0), or of the run; `padding`: its share of all positions."""
+        self._write({"step": step, "epoch": epoch, "padding": padding})
+        self.say(f"step {step}/{self.steps}  epoch {epoch}: padding {padding:.1%} of the positions")
+
+    def evaluation(self, step: int, scores: dict[str, float], *, better: bool) -> None:
+        self._write({"step": step, "validation": scores, "best": better})
+        text = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        self._score = f"  {text.split(',')[0]}"
+        self.say(f"step {step}/{self.steps}  validation: {text}{'  (best)' if better else ''}")
+
+    def say(self, text: str) -> None:
+        """A line for the user, on rank 0."""
+        if self.writes:
+            (self._bar.console if self._bar else self._console).print(
+                text, highlight=False, markup=False, soft_wrap=True
+            )
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if not self.writes:
+            return
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        if self._events:
+            for name, value in {**line, **line.get("validation", {})}.items():
+                if name not in ("step", "validation", "best"):
+                    part = "validation" if "validation" in line else "train"
+                    self._events.add_scalar(f"{part}/{name}", value, line["step"])
+
+    def rewind(self, step: int) -> None:
+        """Forgets lines after `step` (and a last one cut short by a kill)."""
+        if self.writes and self.path.exists():
+            kept = [line for line in read_metrics(self.path) if line["step"] <= step]
+            replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; a last line that a kill cut short is left out."""
+    lines = path.read_text().splitlines()
+    found = []
+    for number, line in enumerate(lines):
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            if number != len(lines) - 1:
+                raise RecipeError([f"{path}: line {number + 1} is not JSON"]) from None
+    return found
+
+
+def _event_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise RecipeError(
+            [
+                "train.tensorboard: got true, but tensorboard is not installed: "
+                "pip install 'accept-llm[report]'"
+            ]
+        ) from None
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -1,0 +1,284 @@
+"""The training loop, the only one, whatever the engine or the method.
+
+It owns loss, gradients, optimizer, schedule, evaluation, the best prompt, early stopping and
+the resumable state. It knows no engine by name and no layout.
+"""
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from accept_llm.adapter.folder import save_adapter
+from accept_llm.backbones.base import BackboneError
+from accept_llm.data.encoding import Encoded
+from accept_llm.data.loader import Loader, Step
+from accept_llm.errors import RecipeError
+from accept_llm.recipe.train import Train
+from accept_llm.runs.log import RunLog
+from accept_llm.training.evaluate import Model
+from accept_llm.training.state import load_state, save_state
+
+Scores = dict[str, float]
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; what it was doing is saved in the run folder."""
+
+
+@dataclass
+class Padding:
+    """How many input positions an epoch has computed, and how many of them held a token."""
+
+    epoch: int = 0
+    tokens: float = 0
+    positions: float = 0
+
+    @property
+    def share(self) -> float:
+        return 1 - self.tokens / self.positions
+
+
+class Trainer:
+    """Trains `model.prompt` and `model.head` on `rows`; `validate` gives (score, all scores).
+
+    After `run()`, `best` has the step, score and state dicts of the best evaluation, which
+    are also in <folder>/prompt.
+    """
+
+    def __init__(
+        self,
+        *,
+        spec: Train,
+        model: Model,
+        rows: Sequence[Encoded],
+        validate: Callable[[], tuple[float, Scores]],
+        log: RunLog,
+        folder: Path,
+        card: dict[str, Any],
+    ):
+        self.spec, self.model, self.validate = spec, model, validate
+        self.log, self.folder, self.card = log, folder, card
+        groups = {**model.prompt.groups(), "head": list(model.head.parameters())}
+        self.parameters = [p for group in groups.values() for p in group]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {
+                    "params": params,
+                    "lr": getattr(spec.lr, name),
+                    "weight_decay": getattr(spec.weight_decay, name),
+                }
+                for name, params in groups.items()
+                if params
+            ]
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
+        self.step, self.stale, self.evaluated = 0, 0, 0
+        engine, backbone = model.engine, model.backbone
+        self.loader = Loader(
+            rows,
+            spec,
+            ranks=(engine.rank, engine.world_size),
+            device=engine.device,
+            positions=backbone.positions,
+        )
+        self.padding = Padding()
+        self.best: dict[str, Any] | None = None
+        self.stopped_by_signal = False
+        self._signalled = False
+
+    def _rate(self, step: int) -> float:
+        """Linear warm-up, then linear decay to zero at the last step."""
+        warmup, steps = self.spec.warmup_steps, self.spec.steps
+        if step < warmup:
+            return (step + 1) / warmup
+        return (steps - step) / max(1, steps - warmup)
+
+    # --- one step -----------------------------------------------------------------------
+
+    def _backward(self, step: Step) -> Tensor:
+        """This rank's part of a global batch: gradients of the mean loss over all targets.
+
+        Gives (3,): the rank's part of the loss, its tokens and the positions computed for them.
+        """
+        model = self.model
+        targets = sum(model.head.targets(row) for row in step.rows)
+        composed = model.prompt.compose()  # once a step; micro-batches meet at the leaves
+        leaves = composed.leaves()
+        total = torch.zeros((), device=model.engine.device)
+        for part in step.parts:
+            losses = model.head.losses(model.backbone, part.batch, leaves) * part.weights
+            loss = losses.sum() / targets
+            loss.backward()
+            total += loss.detach()  # read once a step: reading waits for the device
+        composed.backward(leaves)
+        counts = (sum(part.tokens for part in step.parts), sum(p.positions for p in step.parts))
+        return torch.cat([total[None], torch.tensor(counts, device=total.device)])
+
+    def _sum_gradients(self, sums: Tensor) -> Tensor:
+        """Sums gradients, `sums` and the stop signal over the ranks, in one message."""
+        extra = torch.cat([sums, sums.new_tensor([float(self._signalled)])])
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        flat = torch.cat([*(g.flatten() for g in grads), extra])
+        flat = self.model.engine.sum_over_ranks(flat)
+        *parts, last = flat.split([*(p.numel() for p in self.parameters), len(extra)])
+        for parameter, part in zip(self.parameters, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
+        return last.cpu()
+
+    def _train_step(self, step: Step) -> Scores:
+        self.optimizer.zero_grad(set_to_none=True)
+        sums = self._backward(step)
+        loss, tokens, positions, signals = self._sum_gradients(sums).tolist()
+        self.stopped_by_signal = signals > 0
+        limit = math.inf if self.spec.clip_norm is None else self.spec.clip_norm
+        norm = nn.utils.clip_grad_norm_(self.parameters, limit).item()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self._stop_on_nan(loss, norm, [row.id for row in step.rows])
+        rate = float(self.schedule.get_last_lr()[0])
+        self.optimizer.step()
+        self.schedule.step()
+        self.step += 1
+        self.padding.tokens += tokens
+        self.padding.positions += positions
+        return {"loss": loss, "gradient_norm": norm, "lr": rate}
+
+    def _stop_on_nan(self, loss: float, norm: float, ids: list[str]) -> None:
+        path = self.folder / "nan_batch.json"
+        if self.model.engine.rank == 0:
+            path.write_text(json.dumps({"step": self.step, "examples": ids}, indent=2) + "\n")
+        raise TrainingError(
+            f"step {self.step}: loss {loss}, gradient norm {norm}; the batch's examples are in "
+            f"{path}; the last good state can be resumed"
+        )
+
+    # --- the loop -----------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Trains to the last step, to early stopping, or to SIGTERM (a resumable state)."""
+        previous = signal.signal(signal.SIGTERM, self._on_sigterm)
+        try:
+            while not self._is_done():
+                self._one_round()
+                if self.stopped_by_signal:
+                    self._save()
+                    break
+        except BackboneError as error:  # nothing has changed since the last step
+            self._save()
+            saved = f"the state of step {self.step} is saved: go on with --resume"
+            raise TrainingError(f"step {self.step}: {error}; {saved}") from error
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+            self.loader.close()
+
+    def _one_round(self) -> None:
+        if not self._is_due():  # it is where SIGTERM came before an evaluation
+            began = time.perf_counter()
+            step = self.loader.step(self.step)
+            values = self._train_step(step)
+            values["seconds"] = time.perf_counter() - began
+            self.log.step(self.step, values, batch_size=len(step.rows))
+            self._report_padding(step.epochs)
+        if self._is_due() and not self.stopped_by_signal:
+            self._evaluate()
+        every = self.spec.save_every or self.spec.eval_every
+        if self.step % every == 0 or self.step == self.spec.steps:
+            self._save()
+
+    def _report_padding(self, epoch: int) -> None:
+        """Once an epoch, and for what there was of the last one; `epoch` epochs are complete."""
+        if epoch > self.padding.epoch or self.step == self.spec.steps:
+            self.log.epoch(self.step, self.padding.epoch, self.padding.share)
+            self.padding = Padding(epoch)
+
+    def _is_due(self) -> bool:
+        """Whether this step's evaluation is still to be done."""
+        at_step = self.step % self.spec.eval_every == 0 or self.step == self.spec.steps
+        return at_step and self.evaluated < self.step
+
+    def _is_done(self) -> bool:
+        at_end = self.step == self.spec.steps and not self._is_due()
+        return at_end or (self.spec.patience is not None and self.stale >= self.spec.patience)
+
+    def _on_sigterm(self, *_: object) -> None:
+        self._signalled = True
+
+    def _evaluate(self) -> None:
+        value, scores = self.validate()
+        self.evaluated = self.step
+        if math.isnan(value):
+            raise TrainingError(f"step {self.step}: the validation score is nan: {scores}")
+        better = self.best is None or value > self.best["score"]
+        self.stale = 0 if better else self.stale + 1
+        if better:
+            self.best = {
+                "step": self.step,
+                "score": value,
+                "scores": scores,
+                "prompt": _copy(self.model.prompt),
+                "head": _copy(self.model.head),
+            }
+            self._write_best()
+        self.log.evaluation(self.step, scores, better=better)
+
+    def _write_best(self) -> None:
+        best = self.best
+        if best is None or self.model.engine.rank != 0:
+            return
+        card = {**self.card, "step": best["step"], "score": best["score"]}
+        save_adapter(self.folder / "prompt", prompt=best["prompt"], head=best["head"], card=card)
+
+    # --- the resumable state ------------------------------------------------------------
+
+    def _save(self) -> None:
+        if self.model.engine.rank != 0:
+            return
+        state = {
+            "step": self.step,
+            "stale": self.stale,
+            "evaluated": self.evaluated,
+            "best": self.best,
+            "prompt": self.model.prompt.state_dict(),
+            "head": self.model.head.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "seconds": self.log.seconds,
+            "padding": asdict(self.padding),
+        }
+        save_state(self.folder / "state", state)
+
+    def resume(self) -> None:
+        """Goes back to the last state, if there is one; the log forgets what came after it."""
+        state = load_state(self.folder / "state")
+        if state is not None:
+            self.step, self.stale, self.best = state["step"], state["stale"], state["best"]
+            self.evaluated = state["evaluated"]
+            self.model.prompt.load_state_dict(state["prompt"])
+            self.model.head.load_state_dict(state["head"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.log.seconds = state["seconds"]
+            self.padding = Padding(**state["padding"])
+        steps = self.model.engine.gather([self.step])
+        if len(set(steps)) > 1:
+            said = f"output_dir: the ranks find states of the steps {steps}"
+            raise RecipeError([f"{said}; allowed: a folder that all machines share"])
+        self._write_best()
+        self.log.rewind(self.step)
+
+    def load_best(self) -> None:
+        """Puts the best prompt and head in place."""
+        assert self.best is not None, "no evaluation has run"
+        self.model.prompt.load_state_dict(self.best["prompt"])
+        self.model.head.load_state_dict(self.best["head"])
+
+
+def _copy(module: nn.Module) -> dict[str, Tensor]:
+    return {name: t.detach().cpu().clone() for name, t in module.state_dict().items()}

@@ -1,0 +1,106 @@
+"""The kinds of files a user may bring, and what is said about a broken one."""
+
+from pathlib import Path
+
+import pytest
+from support.data_files import WRITERS, problems, reviews, spec_of, write_jsonl
+
+from accept_llm.data.splits import load_splits
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_file_kinds(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"train.{kind}"
+    rows = [{"text": "007", "label": "good"}, {"text": 'a "b",\tc\nd é\u2028', "label": "bad"}]
+    WRITERS[kind](path, rows)
+    splits = load_splits(spec_of(path, validation=str(path), test=str(path)), seed=0)
+    assert [(e.parts[0][1], e.label) for e in splits.train] == [
+        ("007", 1),
+        ('a "b",\tc\nd é', 0),
+    ]
+
+
+def test_a_csv_label_may_be_an_index(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text("label,note,text\n1,5,n/a\n0,x,\n", encoding="utf-8")
+    assert problems(spec_of(path, validation=str(path), test=str(path)))[0] == (
+        f"task.train: {path}, row 1 (from 0): text: got no text; allowed: some text"
+    )
+    two = spec_of(path, text=["text", "note"], validation=str(path), test=str(path))
+    train = load_splits(two, seed=0).train
+    assert [e.label for e in train] == [1, 0]
+    assert train[1].parts == (("text text: ", ""), (" note: ", "x"))
+
+
+BROKEN: dict[str, tuple[str, bytes, list[str]]] = {
+    "suffix": ("train.txt", b"text\n", ["kind '.txt'; allowed: .csv, .tsv, .jsonl, .json, .parqu"]),
+    "no suffix": ("train", b"text\n", ["kind 'nothing'; allowed: .csv"]),
+    "empty csv": ("train.csv", b"", ["cannot be read as CSV (Empty CSV file)"]),
+    "only a header": ("train.csv", b"text,label\n", ["which has no rows; allowed: at least one"]),
+    "ragged csv": ("train.csv", b"text,label\na,1,2\n", ["cannot be read as CSV (CSV parse error"]),
+    "binary csv": ("train.csv", b"\x00\xff\xfe\n\x80", ["cannot be read as CSV ("]),
+    "latin csv": ("train.csv", b"text,label\n\xe9,1\n", ["cannot be read as CSV (", "in UTF-8"]),
+    "no header": (
+        "train.csv",
+        b"fine,1\npoor,0\n",
+        ["task.text: got column 'text';", "columns of", ": fine, 1 (its first line must name"],
+    ),
+    "near miss": (
+        "train.csv",
+        b"texts,label\nfine,1\n",
+        ["task.text: got column 'text', did you mean 'texts'? allowed: the columns of"],
+    ),
+    "twice": ("train.csv", b"text,text,label\na,b,1\n", ["'text', which stands 2 times in"]),
+    "not parquet": ("train.parquet", b"PAR1 no", ["cannot be read as PARQUET ("]),
+    "empty jsonl": ("train.jsonl", b"\n", ["which has no rows; allowed: at least one"]),
+    "cut jsonl": (
+        "train.jsonl",
+        b'{"text": "a", "label": 1}\n\n{"text',
+        ["cannot be read as JSONL (line 3: "],
+    ),
+    "no objects": ("train.jsonl", b'["a", 1]\n', ["row 0 is not an object of columns and values"]),
+    "json text": ("train.json", b'[{"text": "a", ', ["cannot be read as JSON ("]),
+    "hidden": (
+        "train.jsonl",
+        b'{"text": "a", "label": -1}\n',
+        ["row 0 (from 0): label: got -1; allowed: bad, good, or 0 to 1 (-1 marks hidden"],
+    ),
+    "no text": (
+        "train.jsonl",
+        b'{"text": "a", "label": 1}\n{"text": null, "label": 1}\n{"label": 1}\n',
+        ["row 1 (from 0): text: got None; allowed: text", "row 2 (from 0): text: got None"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_files(tmp_path: Path, case: str) -> None:
+    name, content, expected = BROKEN[case]
+    path = tmp_path / name
+    path.write_bytes(content)
+    text = "\n".join(problems(spec_of(path)))
+    assert str(path) in text
+    for part in expected:
+        assert part in text, text
+
+
+def test_problems_of_all_files_at_once(tmp_path: Path) -> None:
+    found = problems(spec_of(tmp_path / "no.csv", validation=str(tmp_path), test="gone.parquet"))
+    assert found == [
+        f"task.train: got {tmp_path}/no.csv, which does not exist; allowed: an existing file",
+        f"task.validation: got {tmp_path}, of kind 'nothing'; allowed: .csv, .tsv, .jsonl, "
+        ".json, .parquet",
+        "task.test: got gone.parquet, which does not exist; allowed: an existing file",
+    ]
+
+
+def test_five_bad_rows_are_enough(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    write_jsonl(path, [*reviews(3), *[{"text": "a", "label": "goood"}] * 40])
+    found = problems(spec_of(path))
+    assert len(found) == 6
+    assert found[0] == (
+        f"task.train: {path}, row 3 (from 0): label: got 'goood', did you mean 'good'? "
+        "allowed: bad, good, or 0 to 1"
+    )
+    assert found[5] == f"task.train: {path}: 40 bad rows of 43, the first 5 are shown"

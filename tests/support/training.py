@@ -1,0 +1,20 @@
+"""What tests of the trainer and of engines share."""
+
+
+class Log:
+    """Keeps what a RunLog would write."""
+
+    def __init__(self):
+        self.steps, self.evaluations, self.epochs, self.seconds = [], [], [], 0.0
+
+    def step(self, step, values, *, batch_size):
+        self.steps.append(values)
+
+    def epoch(self, step, epoch, padding):
+        self.epochs.append((step, epoch, padding))
+
+    def evaluation(self, step, scores, *, better):
+        self.evaluations.append((step, better))
+
+    def rewind(self, step):
+        self.steps = self.steps[:step]

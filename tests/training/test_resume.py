@@ -1,0 +1,172 @@
+"""Kills at any moment, then --resume: the same bytes as the run that was left alone."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from support.runs import finish, kill, metrics, start, wait_for_step, write_recipe
+
+from accept_llm.errors import RecipeError
+from accept_llm.training.state import FILE, load_state, save_state
+
+STEPS = 40
+TRAIN = {"steps": STEPS, "eval_every": 6, "save_every": 2, "warmup_steps": 3}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, tiny_llama) -> Path:
+    return write_recipe(tmp_path_factory.mktemp("resume"), tiny_llama, **TRAIN)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(recipe) -> Path:
+    assert finish(start(recipe, "name=whole")) == [0]
+    return recipe.parent / "runs" / "whole"
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = sorted((folder / "prompt").glob("*.safetensors"))
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def assert_same_outcome(folder: Path, whole: Path) -> None:
+    assert digests(folder) == digests(whole)
+    assert len(digests(folder)) == 2
+    for of in "loss", "validation":
+        assert [line["step"] for line in metrics(folder, of=of)] == [
+            line["step"] for line in metrics(whole, of=of)
+        ]
+    assert [line["step"] for line in metrics(folder, of="loss")] == list(range(1, STEPS + 1))
+    one, two = (json.loads((f / "result.json").read_text()) for f in (folder, whole))
+    assert all(one[key] == two[key] for key in ("test", "validation", "best_step", "steps"))
+
+
+def test_two_runs_give_the_same_bytes(recipe, undisturbed):
+    assert finish(start(recipe, "name=again")) == [0]
+    assert_same_outcome(recipe.parent / "runs" / "again", undisturbed)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kill_9_at_random_moments(recipe, undisturbed, seed):
+    """The state is written every second step, so that some kills hit its writing."""
+    name = f"killed{seed}"
+    folder = recipe.parent / "runs" / name
+    draw, kills = random.Random(seed), 0
+    while not (folder / "result.json").exists():
+        process = start(recipe, f"name={name}", resume=folder.exists())
+        if kills < 6:
+            first = 1 + max((line["step"] for line in read(folder)), default=0)
+            wait_for_step(folder, min(first, STEPS), process)
+            time.sleep(draw.uniform(0, 0.15))
+            kill(process)
+            kills += process.exitcode == -signal.SIGKILL
+        else:
+            assert finish(process) == [0]
+    assert kills >= 3
+    assert_same_outcome(folder, undisturbed)
+
+
+def read(folder: Path) -> list[dict]:
+    """Lines of metrics.jsonl; the last one may have been cut by a kill."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def test_kill_before_the_first_state(recipe, undisturbed):
+    folder = recipe.parent / "runs" / "early"
+    process = start(recipe, "name=early", "train.save_every=30")
+    assert wait_for_step(folder, 8, process)  # past an evaluation: prompt/ is there
+    kill(process)
+    assert (folder / "prompt").exists()
+    assert not (folder / "state").exists()
+    assert finish(start(recipe, "name=early", "train.save_every=30", resume=True)) == [0]
+    assert_same_outcome(folder, undisturbed)
+
+
+def test_sigterm_leaves_a_state_and_exit_code_0(recipe, undisturbed):
+    folder = recipe.parent / "runs" / "stopped"
+    process = start(recipe, "name=stopped", "train.save_every=1000")
+    assert wait_for_step(folder, 9, process)
+    os.kill(process.pid, signal.SIGTERM)
+    assert finish(process) == [0]
+    assert not (folder / "result.json").exists()
+    assert load_state(folder / "state")["step"] >= 9
+    assert finish(start(recipe, "name=stopped", "train.save_every=1000", resume=True)) == [0]
+    assert_same_outcome(folder, undisturbed)
+
+
+def test_kill_9_through_the_command_line(recipe, undisturbed):
+    """As the others, without the fork server: a real process from start to end."""
+    folder = recipe.parent / "runs" / "cli"
+    code = "from accept_llm.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "train", str(recipe), "name=cli"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        until = time.monotonic() + 90
+        while not any(line["step"] >= 13 for line in read(folder)) and time.monotonic() < until:
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    subprocess.run([*command, "--resume"], env=environment, check=True, capture_output=True)
+    assert_same_outcome(folder, undisturbed)
+
+
+# --- the state file ---------------------------------------------------------------------
+
+
+def state(step: int) -> dict:
+    return {"step": step, "prompt": {"x": torch.full((1000,), float(step))}}
+
+
+class Torn(Exception):
+    pass
+
+
+def test_a_kill_while_writing_leaves_the_older_state(tmp_path, monkeypatch):
+    save_state(tmp_path, state(1))
+    whole = torch.save
+
+    def half(data, file):
+        whole(data, file)
+        file.truncate(file.tell() // 2)
+        raise Torn
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(Torn):
+        save_state(tmp_path, state(2))
+    monkeypatch.undo()
+    assert load_state(tmp_path)["step"] == 1
+    save_state(tmp_path, state(3))  # the torn file is in nobody's way
+    assert load_state(tmp_path)["prompt"]["x"].eq(3).all()
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+def test_a_kill_before_the_replacement_leaves_the_older_state(tmp_path, monkeypatch):
+    save_state(tmp_path, state(1))
+
+    def never(self, target):
+        raise Torn
+
+    monkeypatch.setattr(Path, "replace", never)
+    with pytest.raises(Torn):
+        save_state(tmp_path, state(2))
+    assert load_state(tmp_path)["step"] == 1
+
+
+def test_a_damaged_state_is_said(tmp_path):
+    assert load_state(tmp_path) is None
+    save_state(tmp_path, state(1))
+    path = tmp_path / FILE
+    for damage in path.read_bytes()[:300], b"", b"text":
+        path.write_bytes(damage)
+        with pytest.raises(RecipeError, match=r"resume: .*state\.pt cannot be read"):
+            load_state(tmp_path)
