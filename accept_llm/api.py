@@ -15,7 +15,7 @@ import torch
 
 from accept_llm.adapter.card import base_model, check_fits, tokenizer_hash
 from accept_llm.adapter.folder import head_card, load_prompt, shape_card
-from accept_llm.backbones.loading import choose_layout, held
+from accept_llm.backbones.loading import choose_layout, local_shard
 from accept_llm.checks import Checked, prompt_shape
 from accept_llm.data.encoding import Encoded, Encoder
 from accept_llm.engines.base import Engine, open_engine
@@ -31,14 +31,14 @@ from accept_llm.runs.folder import ADAPTER, RECIPE_FILE
 from accept_llm.runs.log import RunLog
 from accept_llm.runs.report import model_card, plot_curves
 from accept_llm.runs.result import environment, peak_memory
-from accept_llm.storage import cache_dir, replace_text, write_json
+from accept_llm.storage import cache_dir, write_json, write_text
 from accept_llm.swarm import probe
 from accept_llm.swarm.folder import FAMILIES, check_family
 from accept_llm.tasks.base import Example, Task
 from accept_llm.training.evaluate import Model, Prediction, predict, score
 from accept_llm.training.trainer import Trainer
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 SPLITS = ("train", "validation", "test")
 BUCKETS = {"causal": 1, "seq2seq": 32}  # train.bucket, where a recipe leaves it open
 
@@ -75,7 +75,12 @@ def _local_model(recipe: Recipe, engine: Engine) -> ModelInfo:
 
 
 def load(
-    recipe: Recipe, task: Task, engine: Engine, *, say: Say = print, adapter: Path | None = None
+    recipe: Recipe,
+    task: Task,
+    engine: Engine,
+    *,
+    notify: Notify = print,
+    adapter: Path | None = None,
 ) -> Loaded:
     """Loads the backbone, and a fresh prompt and head or those of an adapter folder.
 
@@ -122,7 +127,7 @@ def load(
     if info.model_type in FAMILIES:
         found = probe.take(backbone, tokenizer, info, probe.kind_of(recipe.model), device=device)
         if engine.is_remote:
-            say(probe.check_recorded(found, info, adapter))
+            notify(probe.check_recorded(found, info, adapter))
     return Loaded(model, info, encode, found)
 
 
@@ -138,21 +143,21 @@ def record_probe(spec: ModelSpec) -> Path:
         return probe.record(found, info)
 
 
-def train(checked: Checked, *, engine_kind: str, resume: bool, say: Say) -> None:
+def train(checked: Checked, *, engine_kind: str, resume: bool, notify: Notify) -> None:
     """Trains a checked recipe and writes its run folder."""
     recipe, splits = checked.recipe, checked.splits
     with engine_for(engine_kind, recipe.engine) as engine:
         clock = {"start": time.perf_counter()}
-        loaded = load(recipe, splits.task, engine, say=say)
+        loaded = load(recipe, splits.task, engine, notify=notify)
         rows = {name: loaded.encode(getattr(splits, name)) for name in SPLITS}
-        cuts = count_cuts(rows["train"], loaded.model.head)
-        for what, count in cuts.items():
-            say(f"{count} of {len(rows['train'])} training rows: {what}")
+        truncated = count_truncated(rows["train"], loaded.model.head)
+        for what, count in truncated.items():
+            notify(f"{count} of {len(rows['train'])} training rows: {what}")
         clock["loaded"] = time.perf_counter()
         folder = recipe.run_dir
         if engine.rank == 0:
             folder.mkdir(parents=True, exist_ok=resume)
-            replace_text(folder / RECIPE_FILE, dump_recipe(recipe))
+            write_text(folder / RECIPE_FILE, dump_recipe(recipe))
         engine.gather([engine.rank])  # the folder is there for every rank
         spec = recipe.train
         log = RunLog(
@@ -168,11 +173,11 @@ def train(checked: Checked, *, engine_kind: str, resume: bool, say: Say) -> None
         with log:
             trainer.run()
         if trainer.stopped_by_signal:
-            say(f"stopped by SIGTERM at step {trainer.step}; continue with --resume")
+            notify(f"stopped by SIGTERM at step {trainer.step}; continue with --resume")
             return
         clock["trained"] = time.perf_counter()
         result = _finish(recipe, splits.task, loaded, rows, trainer)
-        result["cut_training_rows"] = cuts
+        result["truncated_training_rows"] = truncated
         result["seconds"] = {
             "load": clock["loaded"] - clock["start"],
             "train_steps": log.seconds,
@@ -183,11 +188,11 @@ def train(checked: Checked, *, engine_kind: str, resume: bool, say: Say) -> None
             _write_results(folder, result, metric=splits.task.metric)
 
 
-def count_cuts(rows: list[Encoded], head: Head) -> dict[str, int]:
+def count_truncated(rows: list[Encoded], head: Head) -> dict[str, int]:
     """How many training rows lost their answer, and to which limit; {} where none is written."""
     if not isinstance(head, Generate):
         return {}
-    long = sum(row.answer[-1] != head.writing.end for row in rows)
+    long = sum(row.answer[-1] != head.generation.end for row in rows)
     return {
         "the answer was cut out of the text (task.max_length)": sum(row.lost for row in rows),
         "the answer itself was cut (head.max_new_tokens)": long,
@@ -275,13 +280,13 @@ def _finish(
 
 def frozen_bytes(module: torch.nn.Module) -> int:
     """Bytes of frozen weights that this process itself holds."""
-    parts = [held(parameter) for parameter in module.parameters()]
+    parts = [local_shard(parameter) for parameter in module.parameters()]
     return sum(part.numel() * part.element_size() for part in parts)
 
 
 def _write_results(folder: Path, result: dict[str, Any], *, metric: str) -> None:
     write_json(folder / "result.json", result)
-    (folder / "README.md").write_text(model_card(result), encoding="utf-8")
+    write_text(folder / "README.md", model_card(result))
     plot_curves(folder, metric=metric)
 
 
@@ -289,12 +294,12 @@ def _write_results(folder: Path, result: dict[str, Any], *, metric: str) -> None
 
 
 def evaluate(
-    checked: Checked, *, engine_kind: str, split: str, say: Say = print
+    checked: Checked, *, engine_kind: str, split: str, notify: Notify = print
 ) -> dict[str, float]:
     """Scores the adapter of a run folder on a split of its task."""
     recipe, splits = checked.recipe, checked.splits
     with engine_for(engine_kind, recipe.engine) as engine:
-        loaded = load(recipe, splits.task, engine, say=say, adapter=recipe.run_dir / ADAPTER)
+        loaded = load(recipe, splits.task, engine, notify=notify, adapter=recipe.run_dir / ADAPTER)
         rows = loaded.encode(getattr(splits, split))
         found = predict(loaded.model, rows, batch_size=recipe.train.eval_batch_size)
         return score(splits.task, rows, found)
@@ -307,10 +312,10 @@ def predict_examples(
     *,
     adapter: Path,
     engine_kind: str = "single",
-    say: Say = print,
+    notify: Notify = print,
 ) -> list[Prediction]:
     """Predictions of an adapter for new examples."""
     with engine_for(engine_kind, recipe.engine) as engine:
-        loaded = load(recipe, task, engine, say=say, adapter=adapter)
+        loaded = load(recipe, task, engine, notify=notify, adapter=adapter)
         rows = loaded.encode(examples)
         return predict(loaded.model, rows, batch_size=recipe.train.eval_batch_size)

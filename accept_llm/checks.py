@@ -87,11 +87,11 @@ def prompt_shape(recipe: Recipe, info: ModelInfo) -> PromptShape:
 
 
 def _check_positions(recipe: Recipe, info: ModelInfo) -> None:
-    written = recipe.head.max_new_tokens if recipe.head.kind == "generate" else 0
-    longest = recipe.prompt_length + recipe.task.max_length + written
+    generated = recipe.head.max_new_tokens if recipe.head.kind == "generate" else 0
+    longest = recipe.prompt_length + recipe.task.max_length + generated
     if info.max_positions is not None and longest > info.max_positions:
         parts = f"{recipe.prompt_length} prompt tokens"
-        parts += f" and {written} of an answer" if written else ""
+        parts += f" and {generated} of an answer" if generated else ""
         raise RecipeError(
             [
                 f"task.max_length: got {recipe.task.max_length} with {parts}; allowed: at most "

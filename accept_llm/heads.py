@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from accept_llm.backbones.base import Backbone, Writing
+from accept_llm.backbones.base import Backbone, Generation
 from accept_llm.data.batches import Batch, pad_answers
 from accept_llm.data.encoding import Encoded
 from accept_llm.errors import RecipeError
@@ -27,7 +27,7 @@ class Outcome:
 
     losses: Tensor
     scores: Tensor | None = None
-    written: list[list[int]] | None = None
+    generated: list[list[int]] | None = None
 
 
 class _Scores(nn.Module):
@@ -86,20 +86,20 @@ class LabelWords(_Scores):
         return read[:, self.token_ids].float()
 
 
-class _Says(nn.Module):
+class _AnswerHead(nn.Module):
     """A head that trains the model to say the tokens of `batch.answers`; no parameters."""
 
     def losses(self, backbone: Backbone, batch: Batch, prompt: Composed) -> Tensor:
         """(B,): minus the log-likelihood of each answer, differentiable in the prompt."""
         owner = torch.arange(len(batch), device=batch.answers.device)
-        return -backbone.say(batch, prompt, batch.answers, owner)
+        return -backbone.log_likelihood(batch, prompt, batch.answers, owner)
 
     def targets(self, row: Encoded) -> int:
         """The tokens of the answer: the loss of a batch is the mean over all of them."""
         return len(row.answer)
 
 
-class Choice(_Says):
+class Choice(_AnswerHead):
     """Trains the model to say the label's text, and chooses the most likely one."""
 
     def __init__(self, choices: Sequence[Sequence[int]]):
@@ -112,20 +112,20 @@ class Choice(_Says):
         classes, device = len(self.choices), batch.tokens.device
         owner = torch.arange(len(batch), device=device).repeat_interleave(classes)
         answers = pad_answers(self.choices).to(device).repeat(len(batch), 1)
-        scores = backbone.say(batch, prompt, answers, owner).view(len(batch), classes)
+        scores = backbone.log_likelihood(batch, prompt, answers, owner).view(len(batch), classes)
         return Outcome(-scores.gather(1, batch.labels[:, None])[:, 0], scores)
 
 
-class Generate(_Says):
+class Generate(_AnswerHead):
     """Trains the model to say the gold answer, and lets it write one."""
 
     def __init__(self, *, max_new_tokens: int, num_beams: int, end: int):
         super().__init__()
-        self.writing = Writing(max_new_tokens, num_beams, end)
+        self.generation = Generation(max_new_tokens, num_beams, end)
 
     def outcome(self, backbone: Backbone, batch: Batch, prompt: Composed) -> Outcome:
-        written = backbone.write(batch, prompt, self.writing)
-        return Outcome(self.losses(backbone, batch, prompt), written=written)
+        generated = backbone.generate(batch, prompt, self.generation)
+        return Outcome(self.losses(backbone, batch, prompt), generated=generated)
 
 
 Head = LinearHead | LabelWords | Choice | Generate
@@ -170,7 +170,7 @@ def label_texts(
     spec: ChoiceHead, task: Task, tokenizer: Any, *, encoder_decoder: bool
 ) -> list[tuple[int, ...]]:
     """The tokens of each label's text; RecipeError for an empty one and for two that are alike."""
-    ours = task.words if spec.says == "words" else task.labels
+    ours = task.words if spec.verbalizer == "words" else task.labels
     texts = [spec.words.get(label, text) for label, text in zip(task.labels, ours, strict=True)]
     ids = [answer_ids(tokenizer, text, encoder_decoder=encoder_decoder) for text in texts]
     if len(set(ids)) < len(ids) or not all(text.strip() for text in texts):
@@ -217,7 +217,7 @@ def answers_of(
     def answer(label: Label) -> tuple[int, ...]:
         text = label[0] if isinstance(label, tuple) else score_text(label)
         ids = answer_ids(tokenizer, text, encoder_decoder=encoder_decoder)
-        return ids[: head.writing.limit]
+        return ids[: head.generation.limit]
 
     return answer
 

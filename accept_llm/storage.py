@@ -1,58 +1,136 @@
-"""Where files lie, and how they are written: our folders, and files and folders that a kill cannot
-leave half done.
+"""Where files lie, and how they are written: the folders that the environment names, and files and
+folders that a kill cannot leave half done.
 """
 
 import json
 import os
 import shutil
+import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from accept_llm.errors import RecipeError
 
+# --- the folders of the environment -----------------------------------------------------
 
-def write_json(path: Path, data: dict[str, Any]) -> None:
-    replace_text(path, json.dumps(data, indent=2) + "\n")
+DATA_DIR = "ACCEPT_DATA_DIR"
+MODEL_DIR = "ACCEPT_MODEL_DIR"
+CACHE_DIR = "ACCEPT_CACHE_DIR"
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Writes beside the old file, then puts it in its place: a kill leaves one of them whole."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+def _named_folder(variable: str) -> Path | None:
+    chosen = os.environ.get(variable)
+    return Path(chosen).expanduser() if chosen else None
+
+
+def data_dir() -> Path | None:
+    """The folder of data sets, <task>/<split>.parquet, that ACCEPT_DATA_DIR names."""
+    return _named_folder(DATA_DIR)
+
+
+def model_dir() -> Path | None:
+    """The folder of model folders that ACCEPT_MODEL_DIR names; RecipeError where it is none."""
+    folder = _named_folder(MODEL_DIR)
+    if folder is not None and not folder.is_dir():
+        raise RecipeError([f"{MODEL_DIR}: got {str(folder)!r}; allowed: a folder of models"])
+    return folder
+
+
+def cache_dir() -> Path:
+    """The folder of converted and downloaded models and of tokenised rows: ACCEPT_CACHE_DIR, else
+    accept_llm in the cache folder of the platform (XDG_CACHE_HOME names another)."""
+    return _named_folder(CACHE_DIR) or (
+        (_named_folder("XDG_CACHE_HOME") or _platform_cache()) / "accept_llm"
+    )
+
+
+def _platform_cache() -> Path:
+    if sys.platform == "win32":
+        return _named_folder("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path.home() / ".cache"
+
+
+# --- writing ----------------------------------------------------------------------------
+
+
+def _draft_of(final: Path) -> Path:
+    """A path beside `final` that no other process writes to."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    return final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Brings a folder's list of names to the disk; Windows has no such call."""
+    if sys.platform != "win32":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager
-def new_folder(final: Path) -> Iterator[Path]:
-    """A folder to fill; it becomes `final` at the end, unless another process was first."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    draft = final.parent / f".{final.name}.{uuid.uuid4().hex[:8]}"
+def atomic_file(final: Path) -> Iterator[IO[bytes]]:
+    """A binary file to fill. It takes the place of `final` once it is whole and on the disk; an
+    error, or a kill, leaves what was there."""
+    draft = _draft_of(final)
+    try:
+        with draft.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(final)
+        _sync_folder(final.parent)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A folder to fill. It becomes `final` once its files are on the disk. Where `final` is there
+    already, `replace` puts the new one in its place; without it the older one stays, as that of
+    another process that was first."""
+    draft = _draft_of(final)
     draft.mkdir()
     try:
         yield draft
-        try:
-            os.rename(draft, final)
-        except OSError:
-            if not final.is_dir():
-                raise
+        readable = draft.stat().st_mode & 0o666  # safetensors writes files that only we can read
+        for path in draft.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                path.chmod(readable)
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        _put_folder(draft, final, replace=replace)
+        _sync_folder(final.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def cache_dir() -> Path:
-    """Where converted and downloaded models are kept: ACCEPT_CACHE_DIR or ~/.cache/accept_llm."""
-    chosen = os.environ.get("ACCEPT_CACHE_DIR")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "accept_llm"
+def _put_folder(draft: Path, final: Path, *, replace: bool) -> None:
+    if replace and final.exists():
+        old = _draft_of(final)
+        final.rename(old)
+        draft.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
+        return
+    try:
+        draft.rename(final)
+    except OSError:
+        if not final.is_dir():
+            raise
 
 
-def _model_dir() -> Path | None:
-    chosen = os.environ.get("ACCEPT_MODEL_DIR")
-    if not chosen:
-        return None
-    folder = Path(chosen).expanduser()
-    if not folder.is_dir():
-        raise RecipeError([f"ACCEPT_MODEL_DIR: got {chosen!r}; allowed: a folder of models"])
-    return folder
+def write_text(path: Path, text: str) -> None:
+    """Writes a text as UTF-8, as `atomic_file` does."""
+    with atomic_file(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Writes a mapping as indented JSON, as `atomic_file` does."""
+    write_text(path, json.dumps(data, indent=2) + "\n")

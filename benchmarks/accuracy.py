@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from accept_llm.data.encoding import Encoded, Encoder
-from accept_llm.data.sampling import Draw
+from accept_llm.data.sampling import BatchSampler
 from accept_llm.data.splits import load_splits
 from accept_llm.models.find import fetch_model
 from accept_llm.recipe.recipe import load_recipe
@@ -128,7 +128,7 @@ def train_peft(path: str, changes: Sequence[str]) -> None:
     splits = load_splits(recipe.task, seed=spec.seed)
     encode = Encoder(tokenizer_of(info.folder), splits.task, recipe.task)
     rows, held = encode(splits.train), encode(splits.validation)
-    draw = Draw([len(row.tokens) for row in rows], spec)
+    draw = BatchSampler([len(row.tokens) for row in rows], spec)
     variant = Variant("peft", "PEFT", STATE, "peft", m=recipe.prompt.budget, mask=False)
     torch.manual_seed(spec.seed)
     source = Source(info, recipe.model.dtype)

@@ -79,20 +79,20 @@ def run(
         )
         client = psutil.Process(process.pid)
         first: tuple[float, float, float] | None = None
-        last, counted = (0.0, 0.0, 0.0), 0
+        last, count = (0.0, 0.0, 0.0), 0
         while process.poll() is None:
             done = len(steps_of(name))
             if done >= SKIPPED:
                 now = spent(servers, client)
                 first = first or now
-                if done - SKIPPED > counted:
-                    last, counted = now, done - SKIPPED
+                if done - SKIPPED > count:
+                    last, count = now, done - SKIPPED
             time.sleep(0.02)
         if process.returncode:
             assert process.stderr is not None
             raise SystemExit(process.stderr.read().decode())
         seconds = statistics.median(steps_of(name)[SKIPPED:])
-        each = [(b - a) / counted for a, b in zip(first or last, last, strict=True)]
+        each = [(b - a) / count for a, b in zip(first or last, last, strict=True)]
         return Run(seconds, *each)
 
 

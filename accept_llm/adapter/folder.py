@@ -3,9 +3,6 @@ logits there. Owns the files; what prompt.json says is in adapter_card.py.
 """
 
 import dataclasses
-import json
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +16,7 @@ from accept_llm.errors import RecipeError
 from accept_llm.heads import Choice, Generate, Head, LabelWords, LinearHead
 from accept_llm.methods.prompts import Prompt
 from accept_llm.recipe.budget import CodebookShape, PromptShape
+from accept_llm.storage import atomic_folder, write_json
 
 PROMPT, HEAD = "prompt.safetensors", "head.safetensors"
 
@@ -39,7 +37,7 @@ def head_card(head: Head) -> dict[str, Any]:
     if isinstance(head, Choice):
         return {"kind": "choice", "choices": [list(choice) for choice in head.choices]}
     if isinstance(head, Generate):
-        how = head.writing
+        how = head.generation
         sizes = {"max_new_tokens": how.limit, "num_beams": how.beams, "end": how.end}
         return {"kind": "generate", **sizes}
     classes, hidden = head.linear.weight.shape
@@ -63,25 +61,15 @@ def _head(card: dict[str, Any]) -> Head:
 def save_adapter(
     folder: Path, *, prompt: dict[str, Any], head: dict[str, Any], card: dict[str, Any]
 ) -> None:
-    """Writes the folder anew beside the old one, then puts it in its place.
+    """Writes the folder anew, in the place of an older one.
 
     `prompt` and `head` are state dicts; a head without numbers writes no file.
     """
-    new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    save_file(prompt, new / PROMPT)
-    if head:
-        save_file(head, new / HEAD)
-    (new / CARD).write_text(json.dumps({"format_version": FORMAT, **card}, indent=2) + "\n")
-    for path in new.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    with atomic_folder(folder, replace=True) as draft:
+        save_file(prompt, draft / PROMPT)
+        if head:
+            save_file(head, draft / HEAD)
+        write_json(draft / CARD, {"format_version": FORMAT, **card})
 
 
 def load_prompt(folder: str | Path) -> Adapter:

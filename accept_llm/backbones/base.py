@@ -15,7 +15,7 @@ Layout = Literal["padded", "packed", "packed_flex"]
 
 
 @dataclass(frozen=True)
-class Writing:
+class Generation:
     """How a model writes: greedy with one beam, and never more than `limit` tokens."""
 
     limit: int
@@ -43,11 +43,13 @@ class Backbone(Protocol):
     def __call__(self, batch: Batch, prompt: Composed, *, reads: str) -> Tensor:
         """States (B, d) or next-token logits (B, vocabulary) where the answer is due."""
 
-    def say(self, batch: Batch, prompt: Composed, answers: Tensor, owner: Tensor) -> Tensor:
+    def log_likelihood(
+        self, batch: Batch, prompt: Composed, answers: Tensor, owner: Tensor
+    ) -> Tensor:
         """Log-likelihood (R,) of `answers` (R, a), padded with -100, each after the input of
         the example `owner` (R,) names."""
 
-    def write(self, batch: Batch, prompt: Composed, how: Writing) -> list[list[int]]:
+    def generate(self, batch: Batch, prompt: Composed, how: Generation) -> list[list[int]]:
         """The tokens that the model writes for each example, without the end; no gradient."""
 
     def positions(self, batch: Batch) -> int:
@@ -68,7 +70,7 @@ class Root(torch.nn.Module):
         super().__init__()
         self.lm = plain_generation(lm)
 
-    def embedded(self, tokens: Tensor, offsets: Tensor | None) -> Tensor:
+    def embed_tokens(self, tokens: Tensor, offsets: Tensor | None) -> Tensor:
         """Tokens (b, t) -> word embeddings (b, t, d), with the offsets (t, d) added."""
         x = self.lm.get_input_embeddings()(tokens)
         return x if offsets is None else x + offsets
@@ -90,7 +92,7 @@ def log_likelihoods(logits: Tensor, answers: Tensor) -> Tensor:
     return losses.new_zeros(len(answers)).index_add(0, rows, -losses)
 
 
-def cut_at(end: int, tokens: Sequence[int]) -> list[int]:
+def truncate_at(end: int, tokens: Sequence[int]) -> list[int]:
     """The tokens before the first `end`."""
     tokens = list(tokens)
     return tokens[: tokens.index(end)] if end in tokens else tokens
@@ -104,7 +106,7 @@ def plain_generation(lm: Any) -> Any:
     return lm
 
 
-def generation(how: Writing) -> dict[str, Any]:
+def generation_arguments(how: Generation) -> dict[str, Any]:
     """`how` for transformers' generate. Where other processes take part (sharded weights), all
     of them write until the last one is done."""
     group = torch.distributed

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from accept_llm.backbones.base import (
+    Generation,
     Layout,
     Root,
-    Writing,
-    cut_at,
     embed,
-    generation,
+    generation_arguments,
     log_likelihoods,
+    truncate_at,
 )
 from accept_llm.backbones.flex import FlexPacking, pack_for_flex
 from accept_llm.backbones.packed import Memory, Packing, pack, use_packed_attention
@@ -44,12 +44,12 @@ class CausalRoot(Root):
         reads: str = "embeddings",
         at: Tensor | None = None,
         packing: Any = None,
-        writing: dict[str, Any] | None = None,
+        generation: dict[str, Any] | None = None,
     ) -> Tensor:
         """tokens (b, t), prefix (m, d), offsets (t, d) or (b, t, d) -> what `reads` names:
         embeddings (b, t, d); states (n, d) or logits (n, V) at `at` (n,) of the flattened
         (b * (m + t)) positions; or tokens (b, n), where `at` (b, m) is the prefix's place."""
-        x = self.embedded(tokens, offsets)
+        x = self.embed_tokens(tokens, offsets)
         if reads == "embeddings":
             return x
         if reads == "tokens":
@@ -57,7 +57,7 @@ class CausalRoot(Root):
                 x = x.scatter(
                     1, at[..., None].expand(-1, -1, x.shape[2]), prefix.expand(len(x), -1, -1)
                 )
-            return self.lm.generate(inputs_embeds=x, attention_mask=mask, **(writing or {}))
+            return self.lm.generate(inputs_embeds=x, attention_mask=mask, **(generation or {}))
         if prefix is not None:
             x = torch.cat([prefix.expand(len(x), -1, -1), x], dim=1)  # (b, m + t, d)
         packed = {"packing": packing, "attention_mask": mask} if packing else {}
@@ -85,7 +85,9 @@ class CausalBackbone:
         inputs, first = self._inputs(batch, prompt)
         return self.module(**inputs, reads=reads, at=first + batch.lengths - 1)
 
-    def say(self, batch: Batch, prompt: Composed, answers: Tensor, owner: Tensor) -> Tensor:
+    def log_likelihood(
+        self, batch: Batch, prompt: Composed, answers: Tensor, owner: Tensor
+    ) -> Tensor:
         """Each answer is read behind its own copy of the input, as tokens without offsets."""
         real = answers != IGNORED
         extended = with_answers(batch, answers, owner)
@@ -101,20 +103,20 @@ class CausalBackbone:
         """The root's inputs, and where each example's first token is (B,). Offsets go to the
         first `own` (B,) tokens of each example."""
         prefix, table = prompt.prefix, prompt.offsets
-        m, memory = 0 if prefix is None else len(prefix), self._remembered(prompt)
+        m, memory = 0 if prefix is None else len(prefix), self._cached_prompt(prompt)
         if self.layout == "padded":
-            inputs, positions, first = padded(batch, m, own)
+            inputs, positions, first = lay_padded(batch, m, own)
         else:
             before = m if memory is None else 0
             packing = self._pack(batch.lengths, before, memory)
-            inputs, positions, first = packed(batch, m, own, packing)
+            inputs, positions, first = lay_packed(batch, m, own, packing)
         if prefix is not None and memory is None:
             inputs["prefix"] = prefix.to(self.dtype)
         if table is not None:
             inputs["offsets"] = self._offsets(table, positions)
         return inputs, first
 
-    def _remembered(self, prompt: Composed) -> Memory | None:
+    def _cached_prompt(self, prompt: Composed) -> Memory | None:
         """Without gradients: the prompt's keys and values, computed once for all the batches that
         come with this very prompt."""
         prefix = prompt.prefix
@@ -141,7 +143,7 @@ class CausalBackbone:
         return torch.cat([table, torch.zeros_like(table[:1])])[positions]
 
     @torch.no_grad()
-    def write(self, batch: Batch, prompt: Composed, how: Writing) -> list[list[int]]:
+    def generate(self, batch: Batch, prompt: Composed, how: Generation) -> list[list[int]]:
         """Padded on the left, before the prompt, because new tokens are put on the right."""
         prefix, table = prompt.prefix, prompt.offsets
         m, device = 0 if prefix is None else len(prefix), batch.tokens.device
@@ -157,8 +159,8 @@ class CausalBackbone:
             inputs["at"] = start + torch.arange(m, device=device)
         if table is not None:
             inputs["offsets"] = self._offsets(table, torch.where(real, places - start - m, -1))
-        out = self.module(**inputs, reads="tokens", writing=generation(how))
-        return [cut_at(how.end, row) for row in out.tolist()]
+        out = self.module(**inputs, reads="tokens", generation=generation_arguments(how))
+        return [truncate_at(how.end, row) for row in out.tolist()]
 
     def positions(self, batch: Batch) -> int:
         if self.layout == "padded":
@@ -175,7 +177,7 @@ Laid = tuple[dict[str, Any], Tensor, Tensor]
 place (B,) of each example's first token among the flattened positions."""
 
 
-def padded(batch: Batch, m: int, own: Tensor | None = None) -> Laid:
+def lay_padded(batch: Batch, m: int, own: Tensor | None = None) -> Laid:
     """(B, longest) rows; the padding token is 0, no real token sees it."""
     rows = pad_sequence(batch.tokens.split(batch.lengths.tolist()), batch_first=True)
     longest, device = rows.shape[1], rows.device
@@ -186,7 +188,7 @@ def padded(batch: Batch, m: int, own: Tensor | None = None) -> Laid:
     return {"tokens": rows}, positions, first
 
 
-def packed(batch: Batch, m: int, own: Tensor | None, packing: Packing | FlexPacking) -> Laid:
+def lay_packed(batch: Batch, m: int, own: Tensor | None, packing: Packing | FlexPacking) -> Laid:
     """One row of all tokens, behind the prompt's m or with a memory of them."""
     device, n = batch.tokens.device, len(batch.tokens)
     starts = batch.lengths.cumsum(0) - batch.lengths
@@ -213,11 +215,11 @@ def with_answers(batch: Batch, answers: Tensor, owner: Tensor) -> Batch:
     """R examples: the input of the example `owner` names, then all of an answer but its last
     token, which nothing has to be read after."""
     texts = batch.tokens.split(batch.lengths.tolist())
-    said = (answers != IGNORED).sum(1) - 1
+    answer_lengths = (answers != IGNORED).sum(1) - 1
     rows = [
         torch.cat([texts[i], answer[:n]])
-        for i, answer, n in zip(owner.tolist(), answers, said.tolist(), strict=True)
+        for i, answer, n in zip(owner.tolist(), answers, answer_lengths.tolist(), strict=True)
     ]
     ids = tuple(batch.ids[i] for i in owner.tolist())
-    lengths = batch.lengths[owner] + said
+    lengths = batch.lengths[owner] + answer_lengths
     return Batch(ids, torch.cat(rows), lengths, batch.labels[owner], answers)

@@ -62,7 +62,7 @@ class Int8Embedding(_Quantised):
 
     def forward(self, ids: Tensor) -> Tensor:
         rows = self.weight[ids.flatten()], self.scale[ids.flatten()]
-        return dequantised(*rows, dtype=self.scale.dtype).view(*ids.shape, self.in_features)
+        return dequantise(*rows, dtype=self.scale.dtype).view(*ids.shape, self.in_features)
 
 
 class _Product(torch.autograd.Function):
@@ -74,7 +74,7 @@ class _Product(torch.autograd.Function):
         wide, parts = _inner(x, len(weight))
         out = x.new_empty(*x.shape[:-1], len(weight))
         for part in parts:
-            matrix = dequantised(weight[part], scale[part], dtype=wide.dtype)
+            matrix = dequantise(weight[part], scale[part], dtype=wide.dtype)
             added = None if bias is None else bias[part].to(wide.dtype)
             out[..., part] = F.linear(wide, matrix, added)
         return out
@@ -85,7 +85,7 @@ class _Product(torch.autograd.Function):
         wide, parts = _inner(grad, len(weight))
         total: Tensor | None = None
         for part in parts:
-            product = wide[..., part] @ dequantised(weight[part], scale[part], dtype=wide.dtype)
+            product = wide[..., part] @ dequantise(weight[part], scale[part], dtype=wide.dtype)
             total = product if total is None else total.add_(product)
         assert total is not None
         return total.to(grad.dtype), None, None, None
@@ -99,7 +99,7 @@ def _inner(x: Tensor, rows: int) -> tuple[Tensor, list[slice]]:
     return (x.float() if needs_fp32(x.device, x.dtype) else x), parts
 
 
-def dequantised(weight: Tensor, scale: Tensor, *, dtype: torch.dtype) -> Tensor:
+def dequantise(weight: Tensor, scale: Tensor, *, dtype: torch.dtype) -> Tensor:
     """int8 (n, width) and scales (n, groups) -> (n, width) in `dtype`."""
     grouped = weight.to(dtype).view(*scale.shape, weight.shape[1] // scale.shape[1])
     return grouped.mul_(scale[..., None].to(dtype)).view(weight.shape)

@@ -34,7 +34,7 @@ PACKED = (
 class Sharding:
     """How an engine cuts up a model that has no memory yet, and what becomes of the pieces."""
 
-    cut: Callable[[nn.Module, list[nn.Module]], None]
+    shard: Callable[[nn.Module, list[nn.Module]], None]
     """Takes the root, and the parts of it that are gathered one by one."""
     home: torch.device | None = None
     """Where the pieces lie; None: on the device that computes."""
@@ -42,7 +42,7 @@ class Sharding:
     """In which they are computed; None: as they are held."""
 
 
-UNCUT = Sharding(lambda root, parts: None)
+UNSHARDED = Sharding(lambda root, parts: None)
 
 
 def choose_layout(
@@ -112,7 +112,7 @@ def load_whole(
             dtype=dtype,
             layout=layout,
             device=device,
-            sharding=UNCUT,
+            sharding=UNSHARDED,
             weights=weights,
         )
     more = _bitsandbytes(weights, DTYPES[dtype], device) if weights != "bf16" else {}
@@ -121,7 +121,7 @@ def load_whole(
     )
     lm, report = loaded
     _refuse_missing(lm, info, report["missing_keys"])  # transformers would draw them at random
-    return _frozen(_root(lm, info).to(device), info, device=device, dtype=dtype, layout=layout)
+    return _freeze(_root(lm, info).to(device), info, device=device, dtype=dtype, layout=layout)
 
 
 def load_sharded(
@@ -149,10 +149,10 @@ def load_sharded(
         use_int8(lm)
     root = _root(lm, info)
     root.requires_grad_(False)
-    sharding.cut(root, _parts(lm))
+    sharding.shard(root, _parts(lm))
     _materialise(root, device, home=sharding.home or device)
     _fill(lm, info, checkpoint)
-    return _frozen(root, info, device=device, dtype=sharding.dtype or dtype, layout=layout)
+    return _freeze(root, info, device=device, dtype=sharding.dtype or dtype, layout=layout)
 
 
 def _bitsandbytes(weights: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
@@ -170,10 +170,10 @@ def checkpoint_blocks(lm: Any) -> None:
     transformers' own checkpointing works in training mode only, where T5 would drop out.
     """
     for block in _blocks(lm):
-        block.forward = partial(_checkpointed, block.forward)
+        block.forward = partial(_run_checkpointed, block.forward)
 
 
-def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _run_checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
     return checkpoint(forward, *args, use_reentrant=False, **kwargs)
@@ -205,7 +205,7 @@ def _root(lm: Any, info: ModelInfo) -> nn.Module:
     return Seq2SeqRoot(lm) if info.architecture == "seq2seq" else CausalRoot(lm)
 
 
-def _frozen(
+def _freeze(
     root: Any, info: ModelInfo, *, device: torch.device, dtype: str, layout: Layout
 ) -> Backbone:
     root.requires_grad_(False).eval()
@@ -301,7 +301,7 @@ def _fill(lm: nn.Module, info: ModelInfo, checkpoint: Checkpoint) -> None:
             fill_int8(rows, _own_rows(scale)[1], partial(checkpoint.read_rows, name), start=start)
 
 
-def held(parameter: Any) -> Tensor:
+def local_shard(parameter: Any) -> Tensor:
     """The part of a parameter that this process itself holds."""
     if hasattr(parameter, "ds_tensor"):  # DeepSpeed's piece, which is flat
         return parameter.ds_tensor
@@ -314,8 +314,8 @@ def _own_rows(tensor: Tensor) -> tuple[int, Tensor]:
 
     if not isinstance(tensor, DTensor):
         return 0, tensor.view(-1, *tensor.shape[1:])  # a scalar is one row
-    *copies, cut = tensor.placements  # with hybrid sharding the same rows lie in several groups
-    assert cut == Shard(0), tensor.placements
+    *copies, rows = tensor.placements  # with hybrid sharding the same rows lie in several groups
+    assert rows == Shard(0), tensor.placements
     assert all(placement.is_replicate() for placement in copies), tensor.placements
     mesh, last = tensor.device_mesh, len(copies)
     local = tensor.to_local()

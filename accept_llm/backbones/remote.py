@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from accept_llm.backbones.base import Writing, cut_at, log_likelihoods
-from accept_llm.backbones.causal import padded, with_answers
+from accept_llm.backbones.base import Generation, log_likelihoods, truncate_at
+from accept_llm.backbones.causal import lay_padded, with_answers
 from accept_llm.data.batches import IGNORED, Batch
 from accept_llm.methods.composed import Composed
 
@@ -55,12 +55,15 @@ class RemoteBackbone:
         states = self._states(batch, prompt, last)
         return states if reads == "states" else self.ends.head(states)
 
-    def say(self, batch: Batch, prompt: Composed, answers: Tensor, owner: Tensor) -> Tensor:
+    def log_likelihood(
+        self, batch: Batch, prompt: Composed, answers: Tensor, owner: Tensor
+    ) -> Tensor:
         """As CausalBackbone's: behind its own copy of the input, as tokens without offsets."""
         extended, own = with_answers(batch, answers, owner), batch.lengths[owner]
-        said = (answers != IGNORED).sum(1)
+        answer_lengths = (answers != IGNORED).sum(1)
         places = [
-            n - 1 + torch.arange(int(k), device=own.device) for n, k in zip(own, said, strict=True)
+            n - 1 + torch.arange(int(k), device=own.device)
+            for n, k in zip(own, answer_lengths, strict=True)
         ]
         logits = self.ends.head(self._states(extended, prompt, places, own=own))
         return log_likelihoods(logits, answers)
@@ -83,13 +86,13 @@ class RemoteBackbone:
         or as many as `limit` makes."""
         order = sorted(range(len(lengths)), key=lambda i: lengths[i])
         costs = [m + lengths[i] for i in order]
-        count = max(min(self.parts, len(order)), len(cut(costs, self.limit)))
+        count = max(min(self.parts, len(order)), len(split_by_cost(costs, self.limit)))
         low, high = min(costs[-1], self.limit), self.limit
         while low < high:  # the smallest limit that makes no more requests
             middle = (low + high) // 2
-            few = len(cut(costs, middle)) <= count
+            few = len(split_by_cost(costs, middle)) <= count
             low, high = (low, middle) if few else (middle + 1, high)
-        return [order[start:end] for start, end in cut(costs, low)]
+        return [order[start:end] for start, end in split_by_cost(costs, low)]
 
     def _inputs(
         self, batch: Batch, prompt: Composed, rows: Sequence[int], own: Tensor | None
@@ -97,7 +100,7 @@ class RemoteBackbone:
         """(b, m + t, d): prompt, and embeddings with their offsets."""
         prefix, table = prompt.prefix, prompt.offsets
         part = rows_of(batch, rows)
-        inputs, positions, _ = padded(part, 0, None if own is None else own[list(rows)])
+        inputs, positions, _ = lay_padded(part, 0, None if own is None else own[list(rows)])
         x = self.ends.embedding(inputs["tokens"])
         if table is not None:
             table = table.to(self.dtype)
@@ -107,10 +110,10 @@ class RemoteBackbone:
         return self.ends.first(x)
 
     @torch.no_grad()
-    def write(self, batch: Batch, prompt: Composed, how: Writing) -> list[list[int]]:
+    def generate(self, batch: Batch, prompt: Composed, how: Generation) -> list[list[int]]:
         """Greedy; examples of one length together, since nothing can be masked."""
         assert how.beams == 1, how  # others: preflight.py
-        lengths, written = batch.lengths.tolist(), dict[int, list[int]]()
+        lengths, generated = batch.lengths.tolist(), dict[int, list[int]]()
         m = 0 if prompt.prefix is None else len(prompt.prefix)
         for length in sorted(set(lengths)):
             rows = [i for i, n in enumerate(lengths) if n == length]
@@ -123,8 +126,10 @@ class RemoteBackbone:
                         break
                     x = self.ends.first(self.ends.embedding(tokens[-1])[:, None])
             texts = torch.stack(tokens, 1).tolist()
-            written |= {i: cut_at(how.end, text) for i, text in zip(rows, texts, strict=True)}
-        return [written[i] for i in range(len(batch))]
+            generated |= {
+                i: truncate_at(how.end, text) for i, text in zip(rows, texts, strict=True)
+            }
+        return [generated[i] for i in range(len(batch))]
 
     def positions(self, batch: Batch) -> int:
         lengths = batch.lengths.tolist()
@@ -135,7 +140,7 @@ class RemoteBackbone:
         return self.ends.embedding(ids.to(self.ends.embedding.weight.device))
 
 
-def cut(costs: Sequence[int], limit: int) -> list[tuple[int, int]]:
+def split_by_cost(costs: Sequence[int], limit: int) -> list[tuple[int, int]]:
     """Rising `costs` -> parts [start, end) whose padded cost, rows times the last, is at most
     `limit`; a row that is more by itself has a part of its own."""
     parts, start = [], 0

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from accept_llm.backbones.base import Root, Writing, cut_at, embed, generation, log_likelihoods
+from accept_llm.backbones.base import (
+    Generation,
+    Root,
+    embed,
+    generation_arguments,
+    log_likelihoods,
+    truncate_at,
+)
 from accept_llm.data.batches import IGNORED, Batch
 from accept_llm.methods.composed import Composed
 
@@ -24,7 +31,7 @@ class Seq2SeqRoot(Root):
         tokens: Tensor,
         *,
         reads: str = "embeddings",
-        writing: dict[str, Any] | None = None,
+        generation: dict[str, Any] | None = None,
         mask: Tensor | None = None,
         prefix: Tensor | None = None,
         offsets: Tensor | None = None,
@@ -34,29 +41,29 @@ class Seq2SeqRoot(Root):
         """tokens (b, t), mask (b, m + t), prefix (m, d), offsets (t, d) -> what `reads` names:
         embeddings (b, t, d); states (b, d) or logits (b, V) of the decoder's first position;
         log-likelihoods (R,) of answers (R, a) of the examples `owner` (R,); or tokens (b, n)."""
-        x = self.embedded(tokens, offsets)
+        x = self.embed_tokens(tokens, offsets)
         if reads == "embeddings":
             return x
         if prefix is not None:
             x = torch.cat([prefix.expand(len(x), -1, -1), x], dim=1)  # (b, m + t, d)
         if reads == "tokens":
-            return self.lm.generate(inputs_embeds=x, attention_mask=mask, **(writing or {}))
+            return self.lm.generate(inputs_embeds=x, attention_mask=mask, **(generation or {}))
         encoded = self.lm.encoder(inputs_embeds=x, attention_mask=mask).last_hidden_state
         if reads == "answers":
             assert answers is not None
             assert owner is not None
             assert mask is not None
-            states = self._decoded(encoded[owner], mask[owner], self._shifted(answers))
+            states = self._decode(encoded[owner], mask[owner], self._shift(answers))
             return log_likelihoods(self._logits(states[answers != IGNORED]), answers)
-        states = self._decoded(encoded, mask, self._shifted(tokens[:, :1]))[:, 0]
+        states = self._decode(encoded, mask, self._shift(tokens[:, :1]))[:, 0]
         return states if reads == "states" else self._logits(states)
 
-    def _shifted(self, answers: Tensor) -> Tensor:
+    def _shift(self, answers: Tensor) -> Tensor:
         """What the decoder reads to say `answers`: its start token, then all but the last."""
         start = answers.new_full((len(answers), 1), self.lm.config.decoder_start_token_id)
         return torch.cat([start, answers[:, :-1].clamp(min=0)], dim=1)
 
-    def _decoded(self, encoded: Tensor, mask: Any, inputs: Tensor) -> Tensor:
+    def _decode(self, encoded: Tensor, mask: Any, inputs: Tensor) -> Tensor:
         out = self.lm.decoder(
             input_ids=inputs,
             encoder_hidden_states=encoded,
@@ -82,16 +89,18 @@ class Seq2SeqBackbone:
     def __call__(self, batch: Batch, prompt: Composed, *, reads: str) -> Tensor:
         return self.module(**self._inputs(batch, prompt), reads=reads)
 
-    def say(self, batch: Batch, prompt: Composed, answers: Tensor, owner: Tensor) -> Tensor:
+    def log_likelihood(
+        self, batch: Batch, prompt: Composed, answers: Tensor, owner: Tensor
+    ) -> Tensor:
         inputs = self._inputs(batch, prompt)
         return self.module(**inputs, reads="answers", answers=answers, owner=owner)
 
     @torch.no_grad()
-    def write(self, batch: Batch, prompt: Composed, how: Writing) -> list[list[int]]:
+    def generate(self, batch: Batch, prompt: Composed, how: Generation) -> list[list[int]]:
         start = self.config.decoder_start_token_id
-        writing = {**generation(how), "decoder_start_token_id": start}
-        out = self.module(**self._inputs(batch, prompt), reads="tokens", writing=writing)
-        return [cut_at(how.end, row) for row in out[:, 1:].tolist()]  # without the start token
+        generation = {**generation_arguments(how), "decoder_start_token_id": start}
+        out = self.module(**self._inputs(batch, prompt), reads="tokens", generation=generation)
+        return [truncate_at(how.end, row) for row in out[:, 1:].tolist()]  # without the start token
 
     def positions(self, batch: Batch) -> int:
         return len(batch) * int(batch.lengths.max())

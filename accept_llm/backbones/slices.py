@@ -80,8 +80,8 @@ class Checkpoint:
 
 def _dtype(name: str, stored: Stored) -> torch.dtype:
     if stored.dtype not in DTYPES:
-        said = f"model: {stored.file}: {name} has dtype {stored.dtype}"
-        raise RecipeError([f"{said}; allowed: {', '.join(DTYPES)}"])
+        message = f"model: {stored.file}: {name} has dtype {stored.dtype}"
+        raise RecipeError([f"{message}; allowed: {', '.join(DTYPES)}"])
     return DTYPES[stored.dtype]
 
 
@@ -91,8 +91,8 @@ def _read_into(stream: FileIO, out: Tensor, file: Path) -> None:
     while left:
         got = stream.readinto(left)
         if not got:
-            said = f"model: {file} is cut: it ends {len(left)} bytes before its header says"
-            raise RecipeError([f"{said}; copy or download it again"])
+            message = f"model: {file} is cut: it ends {len(left)} bytes before its header says"
+            raise RecipeError([f"{message}; copy or download it again"])
         left = left[got:]
 
 

@@ -49,7 +49,7 @@ def complain(text: str) -> None:
         print(f"error: {text}", file=sys.stderr)
 
 
-def say(text: str) -> None:
+def notify(text: str) -> None:
     """On rank 0, at once."""
     if is_first():
         print(text, flush=True)

@@ -49,15 +49,15 @@ def _of_torchrun(asked: argparse.Namespace, how: str) -> list[str]:
     if asked.num_processes is None and address is not None:
         raise RecipeError([f"engine: the number of processes is not on the command line: {how}"])
     if asked.num_machines is None and address not in (None, "127.0.0.1"):
-        said = f"--num_machines is not on the command line, but MASTER_ADDR is {address}"
-        raise RecipeError([f"engine: {said}; {MACHINES.format(how)}"])
+        message = f"--num_machines is not on the command line, but MASTER_ADDR is {address}"
+        raise RecipeError([f"engine: {message}; {MACHINES.format(how)}"])
     count, machines = asked.num_processes or 1, asked.num_machines or 1
     if machines == 1:
         return ["--standalone", f"--nproc_per_node={count}"]
     if count % machines or asked.machine_rank not in range(machines):
-        said = f"got --num_processes {count}, in all, and --machine_rank {asked.machine_rank}"
+        message = f"got --num_processes {count}, in all, and --machine_rank {asked.machine_rank}"
         allowed = f"a multiple of {machines}, and 0 to {machines - 1}"
-        raise RecipeError([f"engine: {said}; allowed with {machines} machines: {allowed}"])
+        raise RecipeError([f"engine: {message}; allowed with {machines} machines: {allowed}"])
     # accelerate sets both, from its command line or its config file.
     there = [f"--master_{x}={os.environ[f'MASTER_{x.upper()}']}" for x in ("addr", "port")]
     here = [f"--nnodes={machines}", f"--node_rank={asked.machine_rank}"]

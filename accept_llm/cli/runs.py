@@ -20,17 +20,17 @@ def _remark(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _overridden(run: Path, overrides: list[str] | None) -> "Recipe":
+def _read_overridden(run: Path, overrides: list[str] | None) -> "Recipe":
     """The recipe of a run folder with changes, wherever the folder lies now."""
     from accept_llm.recipe.recipe import load_recipe
-    from accept_llm.runs.folder import RECIPE_FILE, moved, read_run
+    from accept_llm.runs.folder import RECIPE_FILE, read_run, relocate
 
     recipe = read_run(run)
     if overrides:
         recipe, notes = load_recipe(run / RECIPE_FILE, overrides)
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
-    return moved(recipe, run)
+    return relocate(recipe, run)
 
 
 def evaluate(
@@ -48,14 +48,14 @@ def evaluate(
         from accept_llm.engines.check import on_swarm
         from accept_llm.runs.folder import ADAPTER
 
-        recipe, kind = on_swarm(_overridden(run, overrides), peers)
+        recipe, kind = on_swarm(_read_overridden(run, overrides), peers)
         read_card(run / ADAPTER)
         checked = check(recipe, kind)
         check_adapter(recipe, checked.info, kind)
         with running():
             from accept_llm import api
 
-            scores = api.evaluate(checked, engine_kind=kind, split=split, say=_remark)
+            scores = api.evaluate(checked, engine_kind=kind, split=split, notify=_remark)
     print(json.dumps({"split": split, **scores}))
 
 
@@ -81,7 +81,7 @@ def predict(
 
             adapter = recipe.run_dir / ADAPTER
             found = predict_examples(
-                recipe, task, examples, adapter=adapter, engine_kind=kind, say=_remark
+                recipe, task, examples, adapter=adapter, engine_kind=kind, notify=_remark
             )
         lines = [json.dumps(as_json(task, p), ensure_ascii=False) for p in found]
         write_lines(out, lines)

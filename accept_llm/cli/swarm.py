@@ -119,8 +119,8 @@ def status(
         complete = bool(found)
         for name, blocks in found.items():
             if wanted in (None, name):
-                servers = directory.served(dht, name, blocks)
-                complete &= not directory.missing(servers, blocks)
+                servers = directory.find_servers(dht, name, blocks)
+                complete &= not directory.find_missing(servers, blocks)
                 directory.print_status(name, blocks, servers)
         if not found:
             print("no model is served")
@@ -139,8 +139,8 @@ def record(
         from accept_llm.models.tokenizer import is_old
 
         if is_old():
-            said = "swarm record: the whole model needs transformers 5"
-            raise RecipeError([f"{said}; use accept-llm of the main environment"])
+            message = "swarm record: the whole model needs transformers 5"
+            raise RecipeError([f"{message}; use accept-llm of the main environment"])
         quiet()
         from accept_llm.api import record_probe
 

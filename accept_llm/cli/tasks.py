@@ -2,7 +2,6 @@
 form that a model reads. Knows no model; a tokenizer only counts, and is loaded only for that.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from accept_llm.data.sources import first_examples
 from accept_llm.errors import RecipeError, refusal
 from accept_llm.models.tokenizer import load_tokenizer
+from accept_llm.storage import model_dir
 from accept_llm.tasks.base import Example, Label, Task, score_text
 from accept_llm.tasks.table import TASKS
 
@@ -45,7 +45,7 @@ def task_table() -> list[tuple[str, ...]]:
         (
             task.name,
             ", ".join(task.labels) or {"score": "a score", "text": "texts"}[task.kind],
-            "\n".join((task.metric, *task.also)),
+            "\n".join((task.metric, *task.extra_metrics)),
             str(task.max_length),
             task.splits,
             " ".join(filter(None, task.hub)) if task.hub else "(in the package)",
@@ -69,7 +69,7 @@ def show_task(name: str, model: str | None) -> str:
     task = TASKS[name]
     split, examples = first_examples(task, EXAMPLES)
     counter = _counter(model)
-    blocks = [f"{name}, the first rows of {split}. {counter.said}"]
+    blocks = [f"{name}, the first rows of {split}. {counter.source}"]
     for example in examples:
         text = example.text(task.question)
         size = f"{counter.count(text)} {counter.unit} (max length {task.max_length})"
@@ -96,7 +96,7 @@ class Counter:
 
     count: Callable[[str], int]
     unit: str
-    said: str
+    source: str
 
 
 def _counter(model: str | None) -> Counter:
@@ -112,25 +112,20 @@ def _counter(model: str | None) -> Counter:
     )
 
 
-def _model_dir() -> Path | None:
-    chosen = os.environ.get("ACCEPT_MODEL_DIR")
-    return Path(chosen).expanduser() if chosen else None
-
-
 def _first_folder() -> str | None:
-    parent = _model_dir()
+    parent = model_dir()
     found = sorted(parent.glob("*/tokenizer_config.json")) if parent else []
     return str(found[0].parent) if found else None
 
 
 def _tokens(name: str) -> Counter:
     tokenizer = _tokenizer(name)
-    said = f"Tokens are counted with {name}, its special tokens included."
-    return Counter(lambda text: len(tokenizer(text)["input_ids"]), "tokens", said)
+    source = f"Tokens are counted with {name}, its special tokens included."
+    return Counter(lambda text: len(tokenizer(text)["input_ids"]), "tokens", source)
 
 
 def _tokenizer(name: str) -> Any:
-    parent = _model_dir()
+    parent = model_dir()
     for folder in (Path(name).expanduser(), *([parent / name] if parent else [])):
         if folder.is_dir():
             return load_tokenizer(folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from accept_llm.cli.console import plain_errors, running, say
+from accept_llm.cli.console import notify, plain_errors, running
 from accept_llm.cli.options import Force, LocalRank, Overrides, RecipePath, Resume
 from accept_llm.cli.processes import ensure_ranks
 from accept_llm.ranks import is_first, is_first_here
@@ -34,7 +34,7 @@ def train_with(
 
         recipe, notes = load_recipe(path, overrides or ())
         for note in notes:
-            say(f"note: {note}")
+            notify(f"note: {note}")
         from accept_llm.checks import check_train
 
         checked = check_train(recipe, engine_kind, resume=resume)
@@ -44,12 +44,12 @@ def train_with(
 
             unknown = check_memory(recipe, engine_kind, checked.splits.train)
             if unknown:
-                say(f"note: {unknown}")
+                notify(f"note: {unknown}")
         if engine_kind not in ("single", "petals"):
             ensure_ranks(engine_kind)
         if resume and not recipe.run_dir.exists():
-            say(f"note: there is no {recipe.run_dir} to resume; the run starts at step 0")
-        say(f"{recipe.name}: {checked.splits.counted}; loading the model")
+            notify(f"note: there is no {recipe.run_dir} to resume; the run starts at step 0")
+        notify(f"{recipe.name}: {checked.splits.summary}; loading the model")
         if checked.info is None and "RANK" not in os.environ:
             from accept_llm.models.find import fetch_model
 
@@ -57,7 +57,7 @@ def train_with(
         with running():
             from accept_llm.api import train as run_training
 
-            run_training(checked, engine_kind=engine_kind, resume=resume, say=say)
+            run_training(checked, engine_kind=engine_kind, resume=resume, notify=notify)
     result = recipe.run_dir / "result.json"
     if is_first() and result.exists():
         from accept_llm.cli.console import print_result

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from accept_llm.data.token_cache import Rows, remembered
+from accept_llm.data.token_cache import Rows, cached_rows
 from accept_llm.errors import RecipeError
 from accept_llm.recipe.task import TaskSpec
 from accept_llm.tasks.base import Example, Label, Task
@@ -61,7 +61,7 @@ class Encoder:
         else:
             folder, tokenizer = self.cache
             settings = (tokenizer, self.max_length, self.question, self.task.kept)
-            rows = remembered(folder, settings, examples, lambda: self._rows(examples))
+            rows = cached_rows(folder, settings, examples, lambda: self._rows(examples))
         return [
             Encoded(
                 id=example.id,
@@ -79,14 +79,14 @@ class Encoder:
             part = examples[start : start + CHUNK]
             texts = [self.text([value for _, value in e.parts], e) for e in part]
             ids = self.tokenizer(texts)["input_ids"]
-            found += [self._fitted(e, tokens) for e, tokens in zip(part, ids, strict=True)]
+            found += [self._fit(e, tokens) for e, tokens in zip(part, ids, strict=True)]
         return found
 
-    def _fitted(self, example: Example, tokens: list[int]) -> tuple[list[int], bool]:
+    def _fit(self, example: Example, tokens: list[int]) -> tuple[list[int], bool]:
         """Tokens that are few enough, and whether the answer went with the others."""
         if len(tokens) <= self.max_length:
             return tokens, False
-        kept, tokens = self._truncated(example)
+        kept, tokens = self._truncate_values(example)
         return tokens, is_lost(example.label, [value for _, value in example.parts], kept)
 
     def text(self, values: Sequence[str], example: Example) -> str:
@@ -96,7 +96,7 @@ class Encoder:
     def _tokens(self, values: Sequence[str], example: Example) -> list[int]:
         return self.tokenizer(self.text(values, example))["input_ids"]
 
-    def _truncated(self, example: Example) -> tuple[list[str], list[int]]:
+    def _truncate_values(self, example: Example) -> tuple[list[str], list[int]]:
         """The values that fit, and the tokens of the whole."""
         values = [value for _, value in example.parts]
         ends = [self._ends(value) for value in values]
@@ -105,7 +105,7 @@ class Encoder:
         # Joined tokens may differ by a few from the sum of the parts: shrink until it fits.
         while room >= len(values):
             keep = self._shares(counts, room)
-            kept = [cut(v, e, k) for v, e, k in zip(values, ends, keep, strict=True)]
+            kept = [truncate(v, e, k) for v, e, k in zip(values, ends, keep, strict=True)]
             if any(v and not k for v, k in zip(values, kept, strict=True)):
                 break  # not even the first letter fits
             tokens = self._tokens(kept, example)
@@ -137,7 +137,7 @@ class Encoder:
         return [end for _, end in encoded["offset_mapping"]]
 
 
-def cut(text: str, ends: Sequence[int], keep: int) -> str:
+def truncate(text: str, ends: Sequence[int], keep: int) -> str:
     """The beginning of `text` that the first `keep` of its tokens cover."""
     if len(ends) <= keep:
         return text
@@ -164,7 +164,7 @@ def share(counts: Sequence[int], room: int) -> list[int]:
         top = max(keep)
         below = max((k for k in keep if k < top), default=0)
         tied = [i for i, k in enumerate(keep) if k == top]
-        cut = min(sum(keep) - room, len(tied) * (top - max(below, 1)))
+        excess = min(sum(keep) - room, len(tied) * (top - max(below, 1)))
         for place, i in enumerate(tied):
-            keep[i] -= cut // len(tied) + (place < cut % len(tied))
+            keep[i] -= excess // len(tied) + (place < excess % len(tied))
     return keep

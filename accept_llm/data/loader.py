@@ -11,12 +11,12 @@ from torch import Tensor
 
 from accept_llm.data.batches import Batch, micro_batches
 from accept_llm.data.encoding import Encoded
-from accept_llm.data.sampling import Draw
+from accept_llm.data.sampling import BatchSampler
 from accept_llm.recipe.train import Train
 
 
 @dataclass(frozen=True)
-class Part:
+class MicroBatch:
     """A micro-batch on the device, the weight of each example (B,), and how many positions are
     computed for how many tokens."""
 
@@ -27,15 +27,15 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepBatches:
     """All rows of a step's global batch, this rank's parts of it, and the complete epochs after."""
 
     rows: list[Encoded]
-    parts: list[Part]
+    parts: list[MicroBatch]
     epochs: int
 
 
-class Loader:
+class Prefetcher:
     """Gives the steps of a run; `positions` counts those that a backbone computes for a batch."""
 
     def __init__(
@@ -50,31 +50,31 @@ class Loader:
         self.rows, self.spec, self.ranks, self.device = rows, spec, ranks, device
         self.positions = positions
         # Only the thread uses it once it has started: it remembers epochs.
-        self.draw = Draw([len(row.tokens) for row in rows], spec)
+        self.sampler = BatchSampler([len(row.tokens) for row in rows], spec)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
-        self._next: tuple[int, Future[Step]] | None = None
+        self._next: tuple[int, Future[StepBatches]] | None = None
 
-    def step(self, number: int) -> Step:
+    def step(self, number: int) -> StepBatches:
         """What step `number` trains on; the one after it is begun."""
         if self._next is None or self._next[0] != number:
-            self._next = self._begun(number)
+            self._next = self._submit(number)
         found = self._next[1].result()
         if number + 1 < self.spec.steps:
-            self._next = self._begun(number + 1)
+            self._next = self._submit(number + 1)
         return found
 
     def close(self) -> None:
         """Ends the thread."""
         self._thread.shutdown(cancel_futures=True)
 
-    def _begun(self, number: int) -> tuple[int, Future[Step]]:
-        return number, self._thread.submit(self._made, number)
+    def _submit(self, number: int) -> tuple[int, Future[StepBatches]]:
+        return number, self._thread.submit(self._make, number)
 
-    def _made(self, number: int) -> Step:
-        rows = [self.rows[i] for i in self.draw.rows(number)]
+    def _make(self, number: int) -> StepBatches:
+        rows = [self.rows[i] for i in self.sampler.rows(number)]
         rank, world_size = self.ranks
         parts = [
-            Part(
+            MicroBatch(
                 batch.to(self.device),
                 weights.to(self.device),
                 tokens=len(batch.tokens) if weights.any() else 0,
@@ -87,4 +87,4 @@ class Loader:
                 micro_batch_size=self.spec.micro_batch_size,
             )
         ]
-        return Step(rows, parts, self.draw.epochs(number + 1))
+        return StepBatches(rows, parts, self.sampler.epochs(number + 1))

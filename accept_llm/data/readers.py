@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accept_llm.errors import RecipeError, did_you_mean
-from accept_llm.tasks.base import listing
+from accept_llm.tasks.base import join_names
 
 # A reader gives the file's columns and all its rows, with the wanted columns at least.
 Read = tuple[Sequence[str], list[dict[str, Any]]]
@@ -130,7 +130,7 @@ def _check_columns(path: Path, names: Sequence[str], columns: Mapping[str, str])
         times = list(names).count(column)
         if times == 0:
             hint = did_you_mean(column, names) or ";"
-            allowed = f"the columns of {path}: {listing(names)}{reminder}"
+            allowed = f"the columns of {path}: {join_names(names)}{reminder}"
             problems.append(f"{field}: got column {column!r}{hint} allowed: {allowed}")
         elif times > 1:
             got = f"{field}: got column {column!r}, which stands {times} times in {path}"

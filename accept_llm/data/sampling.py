@@ -21,7 +21,7 @@ def batch_rows(
     """
     window, place = divmod(step, bucket)
     size = bucket * batch_size
-    rows = _drawn(len(lengths), start=window * size, size=size, seed=seed)
+    rows = _draw_rows(len(lengths), start=window * size, size=size, seed=seed)
     if bucket == 1:
         return rows
     rows.sort(key=lambda i: lengths[i])
@@ -39,7 +39,7 @@ def _epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=_generator(seed, epoch))
 
 
-def _drawn(count: int, *, start: int, size: int, seed: int) -> list[int]:
+def _draw_rows(count: int, *, start: int, size: int, seed: int) -> list[int]:
     """`size` rows of the endless order of epochs, from place `start`."""
     rows: list[int] = []
     while len(rows) < size:
@@ -49,7 +49,7 @@ def _drawn(count: int, *, start: int, size: int, seed: int) -> list[int]:
     return rows
 
 
-class Draw:
+class BatchSampler:
     """Which rows make up the batch of each step: `batch_size` of them, as `batch_rows` has it, or
     as many as have `tokens_per_batch` tokens.
 
@@ -83,13 +83,13 @@ class Draw:
         before, epoch = 0, 0
         while True:
             if epoch == len(self._epochs):
-                self._epochs.append(self._cut(epoch))
+                self._epochs.append(self._split_epoch(epoch))
             if step < before + len(self._epochs[epoch]):
                 return epoch, before
             before += len(self._epochs[epoch])
             epoch += 1
 
-    def _cut(self, epoch: int) -> list[list[int]]:
+    def _split_epoch(self, epoch: int) -> list[list[int]]:
         generator = _generator(self.spec.seed, epoch)
         order = torch.randperm(len(self.lengths), generator=generator).tolist()
         limit = self.spec.tokens_per_batch or 0
@@ -100,12 +100,12 @@ class Draw:
             rows = order[start : start + window]
             if self.bucket > 1:
                 rows.sort(key=lambda i: self.lengths[i])
-            batches += cut_by_cost(rows, self.lengths, limit)
+            batches += split_by_cost(rows, self.lengths, limit)
         drawn = torch.randperm(len(batches), generator=generator).tolist()
         return [batches[i] for i in drawn]
 
 
-def cut_by_cost(rows: Sequence[int], costs: Sequence[int], limit: int) -> list[list[int]]:
+def split_by_cost(rows: Sequence[int], costs: Sequence[int], limit: int) -> list[list[int]]:
     """Rows in their order, cut before each one that would bring a part above `limit`."""
     parts: list[list[int]] = []
     cost = limit

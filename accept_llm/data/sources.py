@@ -3,7 +3,6 @@ by name, no tokenizer and no model.
 """
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import Any
 from accept_llm.data.readers import count_rows, read_rows
 from accept_llm.errors import RecipeError, refusal
 from accept_llm.recipe.task import BuiltinTask, FileTask
+from accept_llm.storage import DATA_DIR, atomic_folder, data_dir
 from accept_llm.tasks.base import Example, Task
 from accept_llm.tasks.table import TASKS
 
-DATA_DIR = "ACCEPT_DATA_DIR"
 PACKAGED = Path(__file__).resolve().parent.parent  # quickstart/ lies in it
 _NO_NETWORK = {"ConnectError", "ConnectTimeout", "ConnectionError", "ProxyError"}
 SHOWN = 5  # bad rows listed in an error
@@ -71,12 +70,10 @@ def _local(spec: BuiltinTask | FileTask, task: Task) -> Callable[[str], _File] |
             allowed = f"no dir, the rows of {task.name} come with the package"
             raise RecipeError([f"task.dir: got {spec.dir!r}; allowed: {allowed}"])
         return _in_folder(task, PACKAGED, "task.kind", ".jsonl")
-    field, folder = "task.dir", spec.dir
-    if folder is None:
-        field, folder = DATA_DIR, os.environ.get(DATA_DIR) or None
-    if folder is None:
-        return None
-    return _in_folder(task, Path(folder).expanduser(), field, ".parquet")
+    field, folder = DATA_DIR, data_dir()
+    if spec.dir is not None:
+        field, folder = "task.dir", Path(spec.dir).expanduser()
+    return None if folder is None else _in_folder(task, folder, field, ".parquet")
 
 
 def _in_folder(task: Task, folder: Path, field: str, suffix: str) -> Callable[[str], _File]:
@@ -193,13 +190,9 @@ def fetch_task(name: str, out: Path) -> Path:
     splits = _from_hub(TASKS[name])
     ours = {theirs: split for split, theirs in TASKS[name].hub_splits.items()}
     try:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=out) as scratch:
-            part = Path(scratch) / name
-            part.mkdir()
+        with atomic_folder(folder) as draft:
             for split, rows in splits.items():
-                rows.to_parquet(part / f"{ours.get(split, split)}.parquet")
-            part.rename(folder)
+                rows.to_parquet(draft / f"{ours.get(split, split)}.parquet")
     except OSError as error:
         raise RecipeError(
             [f"--out: got {out}, cannot write there ({error.strerror or error})"]

@@ -22,7 +22,7 @@ class Splits:
     test: Examples
 
     @property
-    def counted(self) -> str:
+    def summary(self) -> str:
         """The task's name and the rows of each split, for the eye."""
         sizes = [f"{len(getattr(self, s))} {s}" for s in ("train", "validation", "test")]
         return f"{self.task.name}, {', '.join(sizes)} rows"
@@ -45,9 +45,9 @@ def load_splits(spec: BuiltinTask | FileTask, *, seed: int) -> Splits:
     """
     task = task_from(spec)
     if isinstance(spec, FileTask):
-        train, validation, test = _cut_files(spec, _reader(spec, task))
+        train, validation, test = _split_files(spec, _reader(spec, task))
     else:
-        train, validation, test = _cut_builtin(spec, task, _reader(spec, task))
+        train, validation, test = _split_builtin(spec, task, _reader(spec, task))
     train = train[: spec.train_limit]
     if spec.shots is not None:
         train = _draw(train, spec.shots, task, seed)
@@ -70,7 +70,7 @@ def _read_all(read: Reader, *names: str) -> list[Examples]:
 # --- cutting ----------------------------------------------------------------------------
 
 
-def _cut_builtin(
+def _split_builtin(
     spec: BuiltinTask, task: Task, read: Reader
 ) -> tuple[Examples, Examples, Examples]:
     train, validation = _read_all(read, "train", "validation")
@@ -86,7 +86,7 @@ def _cut_builtin(
     return *_set_aside(train, CARVED, spec.split_seed), validation
 
 
-def _cut_files(spec: FileTask, read: Reader) -> tuple[Examples, Examples, Examples]:
+def _split_files(spec: FileTask, read: Reader) -> tuple[Examples, Examples, Examples]:
     names = [name for name in ("train", "validation", "test") if getattr(spec, name) is not None]
     found = dict(zip(names, _read_all(read, *names), strict=True))
     train = found["train"]

@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 from zipfile import BadZipFile
 
 import numpy as np
 
+from accept_llm.storage import atomic_file
 from accept_llm.tasks.base import Example
 
 FORMAT = 1
@@ -27,7 +27,7 @@ def key_of(settings: Sequence[Any], examples: Sequence[Example]) -> str:
     return digest.hexdigest()
 
 
-def remembered(
+def cached_rows(
     folder: Path, settings: Sequence[Any], examples: Sequence[Example], make: Callable[[], Rows]
 ) -> Rows:
     """The rows of an earlier run with the same settings and examples, else those of `make`."""
@@ -52,11 +52,8 @@ def _read(path: Path, count: int) -> Rows | None:
 
 
 def _write(path: Path, rows: Rows) -> None:
-    """Beside its place, then put there: another process, of another machine too, may read or write
-    the same."""
+    """Another process, of another machine too, may read or write the same file."""
     tokens = np.array([t for row, _ in rows for t in row], dtype=np.int32)
     lengths = np.array([len(row) for row, _ in rows], dtype=np.int32)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid4().hex}-{path.name}")
-    np.savez(temporary, tokens=tokens, lengths=lengths, lost=np.array([x for _, x in rows]))
-    temporary.replace(path)
+    with atomic_file(path) as file:
+        np.savez(file, tokens=tokens, lengths=lengths, lost=np.array([x for _, x in rows]))

@@ -61,8 +61,8 @@ def open_engine(kind: str, spec: EngineSpec | None = None) -> Engine:
         from accept_llm.engines.petals import PetalsEngine
 
         if not isinstance(spec, specs.PetalsEngine):
-            said = "engine: got no section of kind petals; allowed: engine.kind=petals with"
-            raise RecipeError([f"{said} engine.peers"])
+            message = "engine: got no section of kind petals; allowed: engine.kind=petals with"
+            raise RecipeError([f"{message} engine.peers"])
         return PetalsEngine(spec)
     from accept_llm.engines.single import SingleEngine
 

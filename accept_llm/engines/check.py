@@ -17,8 +17,8 @@ def decide_engine(recipe: Recipe, launched: str) -> str:
     """The launcher decides; a recipe that insists on another engine is refused."""
     wanted = recipe.engine.kind if recipe.engine else launched
     if wanted != launched:
-        said = f"engine.kind: got {wanted!r}, but this launcher runs {launched!r}"
-        raise RecipeError([f"{said}; use: {COMMANDS[wanted]}"])
+        message = f"engine.kind: got {wanted!r}, but this launcher runs {launched!r}"
+        raise RecipeError([f"{message}; use: {COMMANDS[wanted]}"])
     check_weights(recipe, launched)
     check_here(recipe, launched)
     return launched
@@ -30,12 +30,12 @@ def check_here(recipe: Recipe, engine_kind: str) -> None:
         _need("deepspeed", "engine.kind: got 'zero3'")
     if engine_kind != "petals":
         if is_old():
-            said = f"engine.kind: got {engine_kind!r}, which needs transformers 5"
-            raise RecipeError([f"{said}; this environment is the one of Petals: use the other"])
+            message = f"engine.kind: got {engine_kind!r}, which needs transformers 5"
+            raise RecipeError([f"{message}; this environment is the one of Petals: use the other"])
         return
     if importlib.util.find_spec("petals") is None:
-        said = "engine.kind: got 'petals', which this environment does not have"
-        raise RecipeError([f"{said}; `make petals` makes .venv-petals: {COMMANDS['petals']}"])
+        message = "engine.kind: got 'petals', which this environment does not have"
+        raise RecipeError([f"{message}; `make petals` makes .venv-petals: {COMMANDS['petals']}"])
     problems = list(_swarm_problems(recipe))
     if problems:
         raise RecipeError(problems)
@@ -73,16 +73,16 @@ def _check_compiler(engine_kind: str) -> None:
         raise RecipeError(["model.compile: got true; allowed under single, ddp and fsdp2"])
     wanted = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if shutil.which(wanted) is None:  # the one that torch would call
-        said = f"model.compile: got true, but there is no {wanted}"
-        raise RecipeError([f"{said}; allowed: false, or with a C++ compiler (CXX names it)"])
+        message = f"model.compile: got true, but there is no {wanted}"
+        raise RecipeError([f"{message}; allowed: false, or with a C++ compiler (CXX names it)"])
 
 
 def check_format(recipe: Recipe, engine_kind: str) -> None:
     """Whether the engine can hold the weights that the recipe asks for, on any machine."""
     got, allowed = recipe.model.weights, WEIGHTS[engine_kind]
     if got not in allowed:
-        said = f"model.weights: got {got!r}; allowed under {engine_kind}: {', '.join(allowed)}"
-        raise RecipeError([said])
+        message = f"model.weights: got {got!r}; allowed under {engine_kind}: {', '.join(allowed)}"
+        raise RecipeError([message])
 
 
 def check_weights(recipe: Recipe, engine_kind: str) -> None:
@@ -94,7 +94,7 @@ def check_weights(recipe: Recipe, engine_kind: str) -> None:
         _check_compiler(engine_kind)
 
 
-def _need(package: str, said: str) -> None:
+def _need(package: str, message: str) -> None:
     if importlib.util.find_spec(package) is None:
         extra = f"accept-llm[{_EXTRAS[package]}]"
-        raise RecipeError([f"{said}, which needs {package}; pip install '{extra}'"])
+        raise RecipeError([f"{message}, which needs {package}; pip install '{extra}'"])

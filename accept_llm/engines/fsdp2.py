@@ -32,11 +32,11 @@ class Fsdp2Engine(Group):
         super().__init__()
         self.mesh_shape = mesh_shape(self.spec.shard_size, self.world_size)
         home = torch.device("cpu") if self.spec.offload else self.device
-        self.sharding = Sharding(self.cut, home=home, dtype=self.spec.param_dtype)
+        self.sharding = Sharding(self.shard, home=home, dtype=self.spec.param_dtype)
         if self.device.type == "cpu":
             _give_freed_memory_back()
 
-    def cut(self, root: nn.Module, parts: list[nn.Module]) -> None:
+    def shard(self, root: nn.Module, parts: list[nn.Module]) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 

@@ -21,7 +21,13 @@ from accept_llm.recipe.engine import PetalsEngine as PetalsSpec
 from accept_llm.recipe.model import ModelSpec
 from accept_llm.swarm.bridge import import_petals
 from accept_llm.swarm.chain import Chain
-from accept_llm.swarm.directory import check_servers, missing, open_directory, ranges, served
+from accept_llm.swarm.directory import (
+    check_servers,
+    find_missing,
+    find_servers,
+    open_directory,
+    ranges,
+)
 from accept_llm.swarm.folder import petals_folder, swarm_name
 
 _UPDATE = 10.0  # s between two looks at who serves what
@@ -74,16 +80,16 @@ class PetalsEngine:
 
     def _await_joining(self, name: str, blocks: int) -> None:
         """Servers that are loading their blocks are waited for; blocks of nobody are not."""
-        until, said = time.monotonic() + self.spec.wait, False
+        until, notified = time.monotonic() + self.spec.wait, False
         while time.monotonic() < until:
-            servers = served(self._dht, name, blocks)
-            gone = missing(servers, blocks)
+            servers = find_servers(self._dht, name, blocks)
+            gone = find_missing(servers, blocks)
             loading = {i for s in servers if s.joining for i in range(s.start, s.end)}
             if not gone or not set(gone) <= loading:
                 return
-            if not said:
+            if not notified:
                 print(f"swarm: blocks {ranges(gone)} are being loaded; waiting", file=sys.stderr)
-                said = True
+                notified = True
             time.sleep(1.0)
 
     def _client(self, folder: Any, name: str, dtype: torch.dtype) -> Any:

@@ -32,7 +32,7 @@ class Zero3Engine(Group):
             os.environ["DS_ACCELERATOR"] = "cpu"
         os.environ.setdefault("LOCAL_RANK", "0")
         super().__init__()
-        self.sharding = Sharding(self.cut)
+        self.sharding = Sharding(self.shard)
 
     def _open(self, backend: str) -> None:
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -59,7 +59,7 @@ class Zero3Engine(Group):
             stage["offload_param"] = {"device": "cpu", "pin_memory": self.device.type != "cpu"}
         return {"train_micro_batch_size_per_gpu": 1, "zero_optimization": stage}
 
-    def cut(self, root: nn.Module, parts: list[nn.Module]) -> None:
+    def shard(self, root: nn.Module, parts: list[nn.Module]) -> None:
         """Gives every parameter of `root`, which has no memory yet, its piece on this rank."""
         from deepspeed.runtime.config import DeepSpeedConfig
         from deepspeed.runtime.zero import Init

@@ -23,10 +23,10 @@ class SoftCodebook(nn.Module):
     def compose(self) -> Tensor:
         width, wider = divmod(self.shape.hidden, self.shape.subspaces)
         # Two even blocks: the `wider` first subspaces of width + 1, then the others.
-        cut = wider * (width + 1)
+        boundary = wider * (width + 1)
         blocks = [
-            self._block(self.weights[:, :wider], self.codewords[:, :cut]),
-            self._block(self.weights[:, wider:], self.codewords[:, cut:]),
+            self._block(self.weights[:, :wider], self.codewords[:, :boundary]),
+            self._block(self.weights[:, wider:], self.codewords[:, boundary:]),
         ]
         return torch.cat(blocks, dim=1)  # (n, d)
 

@@ -20,7 +20,7 @@ from accept_llm.models.folder import (
 from accept_llm.models.gguf import check_gguf, convert, converted_folder, fetch_gguf, find_gguf
 from accept_llm.models.gguf_header import config_of
 from accept_llm.recipe.model import FolderModel, GgufModel, HubModel, ModelSpec
-from accept_llm.storage import _model_dir, cache_dir
+from accept_llm.storage import cache_dir, model_dir
 
 _WANTED = [
     *("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json"),
@@ -105,7 +105,7 @@ def _inspect_gguf(spec: GgufModel) -> ModelInfo | None:
 
 
 def _own_copy(spec: HubModel) -> Path | None:
-    parent = _model_dir()
+    parent = model_dir()
     folder = parent / spec.id.split("/")[-1] if parent else None
     return folder if folder and (folder / CONFIG).is_file() else None
 
@@ -142,16 +142,16 @@ def _from_hub(spec: HubModel, download: Callable[..., Any], **what: Any) -> Path
         HfApi().model_info(spec.id, revision=spec.revision, timeout=5)
         return Path(download(spec.id, revision=spec.revision, **what))
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:  # also: gated
-        said = f"the Hub has no {spec.id!r} at revision {spec.revision!r} that is open to you"
+        message = f"the Hub has no {spec.id!r} at revision {spec.revision!r} that is open to you"
         todo = f"({type(error).__name__}); check the name, or log in with `hf auth login`"
-        raise RecipeError([f"model.id: {said} {todo}"]) from error
+        raise RecipeError([f"model.id: {message} {todo}"]) from error
     except Exception as error:  # the HTTP library behind the Hub, and its errors, change
         raise RecipeError([_unreachable(spec, error)]) from error
 
 
 def _unreachable(spec: HubModel, error: Exception) -> str:
     name = spec.id.split("/")[-1]
-    parent = _model_dir()
+    parent = model_dir()
     there = f" ({parent} has no {name!r}{closest(name, parent)})" if parent else ""
     return (
         f"model.id: {spec.id!r} is not on this machine and the Hub cannot be reached "

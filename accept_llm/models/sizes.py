@@ -71,7 +71,7 @@ class Sizes:
         return self.hidden * (2 * self.layers + 3 * self.decoder_layers + 2)
 
     @property
-    def numbers(self) -> int:
+    def parameters(self) -> int:
         return self.linear + self.words + self.head + self.norms
 
     @property

@@ -24,7 +24,7 @@ class Lengths:
     longest: int
     rows: int
     """Training rows in memory."""
-    said: str
+    source: str
     """How it is known."""
 
     def tokens(self, rows: int) -> int:
@@ -40,12 +40,12 @@ def measure(spec: TaskSpec, examples: Sequence[Example], rows: int, folder: Path
     found = count_tokens([e.text(asks) for e in examples], folder) if examples and folder else None
     if not found:
         what = "the tokenizer" if examples else "the rows"
-        said = f"{what} not here: every input counts as task.max_length ({most} tokens)"
-        return Lengths(most, 0, most, rows, said)
+        source = f"{what} not here: every input counts as task.max_length ({most} tokens)"
+        return Lengths(most, 0, most, rows, source)
     counts = [min(count, most) for count in found]
     mean, longest = statistics.fmean(counts), max(counts)
-    said = f"inputs of the first {len(counts)} rows: {mean:.1f} tokens, {longest} at most"
-    return Lengths(mean, statistics.pstdev(counts), longest, rows, said)
+    source = f"inputs of the first {len(counts)} rows: {mean:.1f} tokens, {longest} at most"
+    return Lengths(mean, statistics.pstdev(counts), longest, rows, source)
 
 
 def count_tokens(texts: Sequence[str], folder: Path) -> list[int] | None:

@@ -13,7 +13,7 @@ CORE_RATE = 40e9  # FLOP/s of fp32 products on one core (measured: 76 to 82 GFLO
 GPU_RATE = 60e12  # assumed, not measured; --rate says another
 
 
-def _launched() -> Machine:
+def find_launched() -> Machine:
     """What a rank that has been started has; those of one machine share its memory."""
     ranks = int(os.environ.get("WORLD_SIZE", 1))
     here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
@@ -29,15 +29,15 @@ def find_machine(gpus: int | None, gpu_memory: float | None, rate: float | None)
     if gpu_memory or found:
         memory = gpu_memory or min(found)
         count = gpus or max(1, len(found))
-        return Machine("cuda", memory, count, rate or GPU_RATE, _said(rate, "assumed"))
+        return Machine("cuda", memory, count, rate or GPU_RATE, _rate_source(rate, "assumed"))
     ranks, cores = gpus or 1, os.cpu_count() or 1
     # Ranks share the cores as they share the memory.
     memory, usual = host_memory() / ranks, CORE_RATE * cores / ranks
-    said = _said(rate, f"0.04 for each of {cores} cores")
-    return Machine("cpu", memory, ranks, rate or usual, said, _has_bf16())
+    message = _rate_source(rate, f"0.04 for each of {cores} cores")
+    return Machine("cpu", memory, ranks, rate or usual, message, _has_bf16())
 
 
-def _said(rate: float | None, otherwise: str) -> str:
+def _rate_source(rate: float | None, otherwise: str) -> str:
     return "--rate" if rate else f"{otherwise}; --rate says another"
 
 

@@ -45,7 +45,7 @@ class Machine:
     ranks: int
     rate: float
     """FLOP/s of its matrix products."""
-    rate_said: str
+    rate_source: str
     """How the rate is known."""
     bf16_products: bool = True
     """Whether bf16 matrices are multiplied as they are; a CPU may have to go through fp32."""
@@ -72,9 +72,9 @@ class Work:
     """Examples of a batch of an evaluation."""
     answer: int
     """Tokens of an answer; 0 where the head needs no text, 1 for label words."""
-    says: int
+    choices: int
     """Answers that an evaluation scores for each example."""
-    writes: bool
+    generates: bool
     packed: bool
     checkpointing: bool
     width: int
@@ -90,7 +90,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Held:
+class Placement:
     """How the frozen weights are held: see recipe_parts.py's engines."""
 
     engine: str
@@ -117,7 +117,7 @@ class Estimate:
     host: float
     """Of all ranks together, the weights on the CPU included."""
     seconds: float
-    moved: float
+    traffic: float
     """Bytes of weights that a rank receives in a step."""
 
     @property
@@ -125,23 +125,23 @@ class Estimate:
         return self.weights + self.activations + self.trained + self.buffers + self.process
 
 
-def estimate(sizes: Sizes, work: Work, machine: Machine, held: Held) -> Estimate:
+def estimate(sizes: Sizes, work: Work, machine: Machine, placement: Placement) -> Estimate:
     """One row of the plan."""
-    engine, cpu = held.engine, machine.device == "cpu"
+    engine, cpu = placement.engine, machine.device == "cpu"
     ranks = machine.used_by(engine)
-    shards = min(held.shard_size or ranks, ranks) if engine in ("fsdp2", "zero3") else 1
-    whole = weight_bytes(sizes, held.weights_format, work.width)
+    shards = min(placement.shard_size or ranks, ranks) if engine in ("fsdp2", "zero3") else 1
+    whole = weight_bytes(sizes, placement.weights_format, work.width)
     gathered = whole
-    if held.in_fp32 and work.width == 2:
+    if placement.in_fp32 and work.width == 2:
         gathered, work = 2 * whole, replace(work, width=4)
     buffers = 8.0 * work.trained if ranks > 1 else 0.0
     if engine == "fsdp2":
         # The CPU keeps one part beside the shards (fsdp2.py); a GPU gathers the next one early.
-        buffers += (2 if cpu else 3) * sizes.largest_part * gathered / sizes.numbers
+        buffers += (2 if cpu else 3) * sizes.largest_part * gathered / sizes.parameters
     elif engine == "zero3":
-        buffers += 2 * sizes.largest_matrix * gathered / sizes.numbers
-    if held.weights_format != "bf16":
-        buffers += _dequantised(sizes, machine, work)
+        buffers += 2 * sizes.largest_matrix * gathered / sizes.parameters
+    if placement.weights_format != "bf16":
+        buffers += _dequantisation(sizes, machine, work)
     rows = work.rows(ranks)
     slack = SLACK if cpu and engine != "fsdp2" else SLACK_RETURNED
     kept, block = saved(sizes, work, machine, rows)
@@ -149,22 +149,22 @@ def estimate(sizes: Sizes, work: Work, machine: Machine, held: Held) -> Estimate
     data = work.lengths.rows * (ROW + ROW_TOKEN * work.lengths.mean)
     process, here = PROCESS + VOCABULARY * sizes.vocab + data, whole / shards
     if cpu:
-        activations = max(activations, _loading(sizes, held), CURVES)
+        activations = max(activations, _loading(sizes, placement), CURVES)
         host = here + activations + buffers + process + 16.0 * work.trained
     else:
-        loaded = whole if shards == 1 and held.weights_format == "bf16" else 0.0
-        host = process + max(loaded, here if held.offload else 0.0)
+        loaded = whole if shards == 1 and placement.weights_format == "bf16" else 0.0
+        host = process + max(loaded, here if placement.offload else 0.0)
     return Estimate(
         engine=engine,
-        weights_format=held.weights_format,
-        weights=0.0 if held.offload and not cpu else here,
+        weights_format=placement.weights_format,
+        weights=0.0 if placement.offload and not cpu else here,
         activations=activations,
         trained=16.0 * work.trained + 16.0 * work.composed * sizes.hidden,
         buffers=buffers,
         process=process if cpu else CONTEXT,
         host=ranks * host,
         seconds=work.passes(ranks) * flops(sizes, work, rows) / machine.rate,
-        moved=2 * work.passes(ranks) * gathered * (shards - 1) / shards,
+        traffic=2 * work.passes(ranks) * gathered * (shards - 1) / shards,
     )
 
 
@@ -177,7 +177,7 @@ def weight_bytes(sizes: Sizes, weights_format: str, width: int) -> float:
     return matrices + vocabulary + sizes.norms * width
 
 
-def _dequantised(sizes: Sizes, machine: Machine, work: Work) -> float:
+def _dequantisation(sizes: Sizes, machine: Machine, work: Work) -> float:
     """The largest piece of a matrix that is not in 8 bits while it is used."""
     widest = max(sizes.ffn, sizes.inner, sizes.hidden)
     if machine.device == "cpu":
@@ -185,10 +185,10 @@ def _dequantised(sizes: Sizes, machine: Machine, work: Work) -> float:
     return max(sizes.head or sizes.words, sizes.hidden * widest) * work.width
 
 
-def _loading(sizes: Sizes, held: Held) -> float:
+def _loading(sizes: Sizes, placement: Placement) -> float:
     """The mapped pages of a bf16 file, while from_pretrained copies it."""
-    whole = held.engine in ("single", "ddp") and held.weights_format != "int8"
-    return 2.0 * sizes.numbers if whole else 0.0
+    whole = placement.engine in ("single", "ddp") and placement.weights_format != "int8"
+    return 2.0 * sizes.parameters if whole else 0.0
 
 
 # --- activations ------------------------------------------------------------------------
@@ -235,8 +235,8 @@ def _encoder_decoder(sizes: Sizes, work: Work, rows: int) -> tuple[float, float]
     layer = positions * (2 * norm + feed_forward + 4 * sizes.inner * s)
     layer += rows * sizes.heads * length**2 * s
     crossed = positions * 2 * sizes.inner * s
-    said = rows * answer * (3 * norm + feed_forward + 8 * sizes.inner * s)
-    decoder = crossed + said + rows * sizes.heads * answer * length * s
+    answered = rows * answer * (3 * norm + feed_forward + 8 * sizes.inner * s)
+    decoder = crossed + answered + rows * sizes.heads * answer * length * s
     block = max(layer, decoder)
     if work.checkpointing:
         inputs = positions * (sizes.layers + 1) + rows * answer * sizes.decoder_layers
@@ -247,16 +247,16 @@ def _encoder_decoder(sizes: Sizes, work: Work, rows: int) -> tuple[float, float]
 def evaluation(sizes: Sizes, work: Work, machine: Machine) -> float:
     """Bytes of the longest batch without gradients: what one layer holds at a time, the logits,
     and the keys and values of a model that writes."""
-    rows = work.evaluated * (1 if sizes.decoder_layers else work.says)
+    rows = work.evaluated * (1 if sizes.decoder_layers else work.choices)
     longest = work.lengths.longest
     lengths = replace(work.lengths, mean=longest, spread=0.0)
     once = replace(work, checkpointing=False, answer=0, lengths=lengths)
     one = replace(sizes, layers=1, decoder_layers=min(1, sizes.decoder_layers))
     total = saved(one, once, machine, rows)[0]
-    total += work.evaluated * work.says * work.answer * sizes.vocab * 12
+    total += work.evaluated * work.choices * work.answer * sizes.vocab * 12
     length = longest + work.prompt + work.answer
     cached = 2 * sizes.keys * length * (sizes.decoder_layers or sizes.layers) * work.width
-    return total + (work.evaluated * cached if work.writes else 0)
+    return total + (work.evaluated * cached if work.generates else 0)
 
 
 # --- time -------------------------------------------------------------------------------

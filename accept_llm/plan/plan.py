@@ -13,8 +13,8 @@ from accept_llm.errors import RecipeError
 from accept_llm.models.find import read_config
 from accept_llm.models.sizes import Sizes, read_sizes
 from accept_llm.plan.lengths import SAMPLE, count_tokens, measure
-from accept_llm.plan.machine import _launched, find_machine
-from accept_llm.plan.memory import Estimate, Held, Machine, Work, estimate
+from accept_llm.plan.machine import find_launched, find_machine
+from accept_llm.plan.memory import Estimate, Machine, Placement, Work, estimate
 from accept_llm.recipe.budget import solve
 from accept_llm.recipe.recipe import Recipe
 from accept_llm.tasks.base import Example, score_text
@@ -81,16 +81,16 @@ def make_plan(
     if kind not in LOCAL:
         got = f"engine.kind: got {kind!r}, whose weights lie on other machines"
         raise RecipeError([f"{got}; --engine plans for: {', '.join(LOCAL)}"])
-    return _planned(recipe, kind, machine, *sample(recipe.task, SAMPLE))
+    return _plan(recipe, kind, machine, *sample(recipe.task, SAMPLE))
 
 
 def check_memory(recipe: Recipe, engine: str, examples: list[Example]) -> str | None:
     """Refuses a run that this machine's memory cannot hold, with the lines to change; `examples`
     are the training rows. Gives a note where the model's sizes are not known, and nothing can be
     checked."""
-    machine = _launched()
+    machine = find_launched()
     try:
-        plan = _planned(recipe, engine, machine, examples[:SAMPLE], len(examples))
+        plan = _plan(recipe, engine, machine, examples[:SAMPLE], len(examples))
     except RecipeError as error:
         return f"memory is not checked: {error.problems[0]}"
     if plan.chosen.fits == "no":
@@ -108,15 +108,13 @@ def _gb(size: float) -> str:
     return f"{size / 1e9:.2f} GB"
 
 
-def _planned(
-    recipe: Recipe, kind: str, machine: Machine, examples: list[Example], count: int
-) -> Plan:
+def _plan(recipe: Recipe, kind: str, machine: Machine, examples: list[Example], count: int) -> Plan:
     config, folder = read_config(recipe.model)
     sizes = read_sizes(config)
     check_format(recipe, kind)
     work = _work(recipe, sizes, examples, count, folder)
     pairs = [(local, weights) for local in LOCAL for weights in WEIGHTS[local]]
-    rows = tuple(_row(sizes, work, machine, _held(recipe, *pair)) for pair in pairs)
+    rows = tuple(_row(sizes, work, machine, _place(recipe, *pair)) for pair in pairs)
     plan = Plan(recipe, kind, sizes, work, machine, rows, _disk(folder, sizes, work), ())
     return replace(plan, changes=tuple(_changes(plan))) if plan.chosen.fits == "no" else plan
 
@@ -131,7 +129,7 @@ def _work(
     shape = solve(recipe.prompt, hidden=sizes.hidden, positions=positions)
     lengths = measure(recipe.task, examples, count, folder)
     task = task_from(recipe.task)
-    trained = shape.numbers
+    trained = shape.parameters
     if recipe.head.kind == "linear":
         trained += sizes.hidden * max(1, len(task.labels))
     batch = train.batch_size or max(1, int((train.tokens_per_batch or 0) / lengths.mean))
@@ -144,8 +142,8 @@ def _work(
         micro=train.micro_batch_size,
         evaluated=train.eval_batch_size,
         answer=_answer(recipe, examples, folder),
-        says=len(task.labels) if recipe.head.kind == "choice" else 1,
-        writes=recipe.head.kind == "generate",
+        choices=len(task.labels) if recipe.head.kind == "choice" else 1,
+        generates=recipe.head.kind == "generate",
         packed=not sizes.decoder_layers and recipe.model.layout != "padded",
         checkpointing=recipe.model.checkpointing,
         width=2 if recipe.model.dtype == "bf16" else 4,
@@ -174,16 +172,16 @@ def _disk(folder: Path | None, sizes: Sizes, work: Work) -> float:
     stored = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder else 0
     run = 4 * work.trained * 7  # the best adapter twice; prompt, gradients' moments, and a spare
     tokens = work.lengths.rows * work.lengths.mean * 4
-    return (stored or 2.0 * sizes.numbers) + run + tokens
+    return (stored or 2.0 * sizes.parameters) + run + tokens
 
 
 # --- what fits --------------------------------------------------------------------------
 
 
-def _held(recipe: Recipe, engine: str, weights: str) -> Held:
+def _place(recipe: Recipe, engine: str, weights: str) -> Placement:
     """With the options of the recipe's engine, where it is this one."""
     spec = recipe.engine if recipe.engine and recipe.engine.kind == engine else None
-    return Held(
+    return Placement(
         engine,
         weights,
         offload=getattr(spec, "offload", False),
@@ -192,12 +190,12 @@ def _held(recipe: Recipe, engine: str, weights: str) -> Held:
     )
 
 
-def _row(sizes: Sizes, work: Work, machine: Machine, held: Held) -> Row:
+def _row(sizes: Sizes, work: Work, machine: Machine, placement: Placement) -> Row:
     def needs(work: Work) -> Estimate:
-        return estimate(sizes, work, machine, held)
+        return estimate(sizes, work, machine, placement)
 
-    ranks, memory = machine.used_by(held.engine), machine.memory
-    if machine.device == "cpu" and held.engine == "single":
+    ranks, memory = machine.used_by(placement.engine), machine.memory
+    if machine.device == "cpu" and placement.engine == "single":
         memory *= machine.ranks  # the whole host
     low, high = 0, MOST_ROWS  # rows that fit, and that do not
     while high - low > 1:
@@ -222,7 +220,7 @@ def _changes(plan: Plan) -> Iterator[str]:
     for weights in formats:
         for again in dict.fromkeys((model.checkpointing, True)):
             tried = replace(work, checkpointing=again)
-            row = _row(plan.sizes, tried, machine, _held(plan.recipe, plan.engine, weights))
+            row = _row(plan.sizes, tried, machine, _place(plan.recipe, plan.engine, weights))
             if not row.rows:
                 continue
             if weights != model.weights:
@@ -238,7 +236,7 @@ def _changes(plan: Plan) -> Iterator[str]:
     for ranks in (2, 4, 8, 16, 32):
         more = replace(machine, ranks=ranks)
         if machine.device == "cuda" and ranks > machine.ranks:
-            row = _row(plan.sizes, work, more, Held("fsdp2", formats[-1]))
+            row = _row(plan.sizes, work, more, Placement("fsdp2", formats[-1]))
             if row.rows:
                 command = COMMANDS["fsdp2"].replace(" N ", f" {ranks} ")
                 yield f"engine: {{kind: fsdp2}}  # on {ranks} such GPUs: {command}"

@@ -42,10 +42,10 @@ def _facts(plan: Plan) -> Iterator[str]:
     where = {"cpu": "process(es) on the CPU", "cuda": "GPU(s)"}[machine.device]
     mb = work.trained * 4 / 1e6
     yield (
-        f"{plan.recipe.name}: {sizes.numbers / 1e6:,.1f}M numbers frozen, {work.trained:,} trained "
-        f"(MB: prompt and head {mb:.2f}, gradients {mb:.2f}, optimizer {2 * mb:.2f})"
+        f"{plan.recipe.name}: {sizes.parameters / 1e6:,.1f}M parameters frozen, {work.trained:,} "
+        f"trained (MB: prompt and head {mb:.2f}, gradients {mb:.2f}, optimizer {2 * mb:.2f})"
     )
-    yield f"{machine.ranks} {where} with {machine.memory / 1e9:.1f} GB each; {work.lengths.said}"
+    yield f"{machine.ranks} {where} with {machine.memory / 1e9:.1f} GB each; {work.lengths.source}"
     ranks = machine.used_by(plan.engine)
     yield (
         f"a step under {plan.engine}: {work.batch} examples, on each rank {work.passes(ranks)} "
@@ -65,7 +65,7 @@ def _limits(row: Row) -> list[str]:
         f"{row.tokens:,} ({row.rows:,})" if row.rows else "none",
         f"{needs.host / 1e9:.1f} GB",
         f"{needs.seconds:.2g} s",
-        f"{needs.moved / 1e9:.1f} GB",
+        f"{needs.traffic / 1e9:.1f} GB",
     ]
 
 
@@ -74,7 +74,7 @@ def _ends(plan: Plan) -> Iterator[str]:
     process = "Python, libraries, rows and tokenizer"
     if machine.device == "cuda":
         process = "CUDA's own on the GPU"
-    yield NOTES.format(process=process, rate=machine.rate / 1e12, source=machine.rate_said)
+    yield NOTES.format(process=process, rate=machine.rate / 1e12, source=machine.rate_source)
     yield f"Disk: {plan.disk / 1e9:.2f} GB for checkpoint, kept tokens and the run folder."
     row = plan.chosen
     yield f"* the recipe: {row.needs.total / 1e9:.2f} GB of {row.memory / 1e9:.1f}: {row.fits}"
@@ -99,7 +99,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
         "recipe": plan.recipe.name,
         "engine": plan.engine,
         "weights": plan.recipe.model.weights,
-        "model": {**asdict(plan.sizes), "numbers": plan.sizes.numbers},
+        "model": {**asdict(plan.sizes), "parameters": plan.sizes.parameters},
         "work": asdict(plan.work),
         "machine": asdict(plan.machine),
         "rows": rows,

@@ -23,7 +23,7 @@ class CodebookShape:
     codewords: int
 
     @property
-    def numbers(self) -> int:
+    def parameters(self) -> int:
         """Trainable numbers: r*d + r*n*K (eq. 7)."""
         return self.codewords * (self.hidden + self.tokens * self.subspaces)
 
@@ -50,10 +50,10 @@ class PromptShape:
     """Rank of DePT's added low-rank pair."""
 
     @property
-    def numbers(self) -> int:
+    def parameters(self) -> int:
         """Trainable numbers of the whole prompt."""
-        prepended = self.prepended.numbers if self.prepended else self.length * self.hidden
-        added = self.added.numbers if self.added else 0
+        prepended = self.prepended.parameters if self.prepended else self.length * self.hidden
+        added = self.added.parameters if self.added else 0
         return prepended + added + (self.rank or 0) * (self.hidden + self.positions)
 
 

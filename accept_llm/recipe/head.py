@@ -31,7 +31,7 @@ class ChoiceHead(Spec):
 
     answers: ClassVar[tuple[AnswerKind, ...]] = ("classes",)
     kind: Literal["choice"]
-    says: Literal["words", "labels"] = "words"
+    verbalizer: Literal["words", "labels"] = "words"
     """What the model is to say: the task's plain words (no, yes), or the labels' own names."""
     words: dict[str, str] = Field(default_factory=dict)
     """label -> text, where neither should be used."""

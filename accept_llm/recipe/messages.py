@@ -139,18 +139,18 @@ def _bad_kind(path: list[str], item: Any, data: Any, root: type[BaseModel]) -> s
 def _plain(where: str, item: Any) -> list[str]:
     """A line for a value that is wrong, or the lines of one of our own checks."""
     kind, given, context = item["type"], item["input"], item.get("ctx", {})
-    said = item["msg"].removeprefix("Value error, ")
+    message = item["msg"].removeprefix("Value error, ")
     if kind == "missing":
         return [f"{where}: missing; it must be given"]
     if kind == "value_error" and isinstance(given, dict | BaseModel):  # paths below `where`
-        return [f"{where}.{line}".removeprefix(".") for line in said.split("\n")]
+        return [f"{where}.{line}".removeprefix(".") for line in message.split("\n")]
     if kind == "literal_error":
         choices = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
         return [f"{where}: {refusal(given, choices, ', '.join(choices))}"]
     if kind == "invalid_key" or where.endswith(".[key]"):
         where = where.removesuffix(".[key]")
         return [f"{where}: got a key that is not text; allowed: keys in quotes"]
-    allowed = _ALLOWED.get(kind, said.removeprefix("Input should be ")).format_map(context)
+    allowed = _ALLOWED.get(kind, message.removeprefix("Input should be ")).format_map(context)
     scalar = given is not None and not isinstance(given, list | dict)
     quotes = " (put it in quotes)" if kind == "string_type" and scalar else ""
     return [f"{where}: got {short(given)}; allowed: {allowed}{quotes}"]

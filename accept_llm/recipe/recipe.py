@@ -98,11 +98,11 @@ def parse_recipe(data: dict[str, Any], *, source: str = "recipe") -> Recipe:
     except ValidationError as error:
         lines = describe(error, data, Recipe)
         if any(item["loc"] for item in error.errors(include_url=False)):
-            lines += _still_checked(data)  # pydantic skips _consistent where a part is wrong
+            lines += _check_the_rest(data)  # pydantic skips _consistent where a part is wrong
         raise RecipeError(lines, source=source) from None
 
 
-def _still_checked(data: dict[str, Any]) -> list[str]:
+def _check_the_rest(data: dict[str, Any]) -> list[str]:
     parts: list[Any] = []
     for name in ("task", "prompt", "head", "train"):
         try:

@@ -53,9 +53,9 @@ def _why(error: Exception) -> str:
     """One line of what YAML's parser says in many."""
     mark = getattr(error, "problem_mark", None)
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    said = getattr(error, "problem", None) or str(error).splitlines()[0]
-    tab = "; indent with spaces, not tabs" if "'\\t'" in said else ""
-    return f"{where}{said}{tab}"
+    message = getattr(error, "problem", None) or str(error).splitlines()[0]
+    tab = "; indent with spaces, not tabs" if "'\\t'" in message else ""
+    return f"{where}{message}{tab}"
 
 
 def _parse(text: str) -> tuple[Any, list[str]]:
@@ -63,19 +63,19 @@ def _parse(text: str) -> tuple[Any, list[str]]:
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
-        doubled = list(_doubled(node, (), set()))
+        doubled = list(_find_doubled(node, (), set()))
         return (None if node is None else loader.construct_document(node)), doubled
     finally:
         loader.dispose()
 
 
-def _doubled(node: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[str]:
+def _find_doubled(node: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[str]:
     if id(node) in seen:  # an alias
         return
     seen.add(id(node))
     if isinstance(node, yaml.SequenceNode):
         for number, item in enumerate(node.value):
-            yield from _doubled(item, (*path, str(number)), seen)
+            yield from _find_doubled(item, (*path, str(number)), seen)
     if not isinstance(node, yaml.MappingNode):
         return
     lines: dict[str, int] = {}
@@ -85,7 +85,7 @@ def _doubled(node: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[str]:
             where = ".".join((*path, name))
             yield f"{where}: given twice (lines {lines[name]} and {line}); allowed: once"
         lines.setdefault(name, line)
-        yield from _doubled(value, (*path, name), seen)
+        yield from _find_doubled(value, (*path, name), seen)
 
 
 # --- overrides --------------------------------------------------------------------------
@@ -124,8 +124,8 @@ def _override(text: str) -> Override:
     try:
         new, doubled = _parse(value)
     except _NOT_YAML as error:
-        said = f"override: got {text!r}, whose value is not YAML: {_why(error)}"
-        raise RecipeError([f"{said}; put it in quotes twice, as in name=\"'a: b'\""]) from None
+        message = f"override: got {text!r}, whose value is not YAML: {_why(error)}"
+        raise RecipeError([f"{message}; put it in quotes twice, as in name=\"'a: b'\""]) from None
     if doubled:
         raise RecipeError([f"override: got {text!r}: {line}" for line in doubled])
     return Override(text, path, new)
@@ -140,8 +140,8 @@ def apply_override(data: Mapping, change: Override) -> bool:
         node = node[part]
         if not isinstance(node, dict):
             where = ".".join(change.path[:depth])
-            said = f"override: got {change.text!r}, but {where} is {short(node)}"
-            raise RecipeError([f"{said}; allowed: keys below a mapping"])
+            message = f"override: got {change.text!r}, but {where} is {short(node)}"
+            raise RecipeError([f"{message}; allowed: keys below a mapping"])
     last = change.path[-1]
     switched = change.switches_kind and node.get("kind") not in (None, change.value)
     node[last] = change.value

@@ -12,7 +12,7 @@ from rich.progress import Progress
 from rich.progress import TextColumn
 from rich.progress import TimeRemainingColumn
 from accept_llm.errors import RecipeError
-from accept_llm.storage import replace_text
+from accept_llm.storage import write_text
 
 
 
@@ -65,7 +65,7 @@ class RunLog:
         self._write({"step": step, **values, "examples_per_second": rate})
         if not self._bar:
             left = (self.steps - step) * self.seconds / step
-            self.say(
+            self.print_line(
                 f"step {step}/{self.steps}  loss {values['loss']:.4f}{self._score}  "
                 f"{rate:.1f} examples/s  {_clock(left)} left"
             )
@@ -73,15 +73,15 @@ class RunLog:
     def epoch(self, step: int, epoch: int, padding: float) -> None:
         """The end of an epoch (from 0), or of the run; `padding`: its share of all positions."""
         self._write({"step": step, "epoch": epoch, "padding": padding})
-        self.say(f"step {step}/{self.steps}  epoch {epoch}: padding {padding:.1%} of the positions")
+        self.print_line(f"step {step}/{self.steps}  epoch {epoch}: padding {padding:.1%} of the positions")
 
     def evaluation(self, step: int, scores: dict[str, float], *, better: bool) -> None:
         self._write({"step": step, "validation": scores, "best": better})
         text = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
         self._score = f"  {text.split(',')[0]}"
-        self.say(f"step {step}/{self.steps}  validation: {text}{'  (best)' if better else ''}")
+        self.print_line(f"step {step}/{self.steps}  validation: {text}{'  (best)' if better else ''}")
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """A line for the user, on rank 0."""
         if self.writes:
             (self._bar.console if self._bar else self._console).print(
@@ -103,7 +103,7 @@ class RunLog:
         """Forgets lines after `step` (and a last one cut short by a kill)."""
         if self.writes and self.path.exists():
             kept = [line for line in read_metrics(self.path) if line["step"] <= step]
-            replace_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+            write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -31,8 +31,8 @@ MOVED = {
 def import_petals() -> ModuleType:
     """Puts the moved names where Petals looks for them, and imports it; RecipeError without it."""
     if importlib.util.find_spec("petals") is None:
-        said = "Petals is not in this environment"
-        raise RecipeError([f"{said}; `make petals` makes .venv-petals: use what is in its bin"])
+        message = "Petals is not in this environment"
+        raise RecipeError([f"{message}; `make petals` makes .venv-petals: use what is in its bin"])
     hivemind = importlib.import_module("hivemind")
     for home, names in MOVED.items():
         module = importlib.import_module(home)

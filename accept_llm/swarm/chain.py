@@ -63,8 +63,8 @@ class Chain:
         except Exception as error:
             for job in jobs:
                 job.close()
-            said = f"the swarm: no server says what it takes: {_what(error)}"
-            raise BackboneError(said) from error
+            message = f"the swarm: no server says what it takes: {_what(error)}"
+            raise BackboneError(message) from error
         future = RemoteExpertWorker.run_coroutine(_all(jobs), return_future=True)
         while True:
             try:

@@ -54,11 +54,11 @@ def open_directory(peers: Sequence[str], *, timeout: float, field: str = "engine
         _end_with_this_process(dht)
         return dht
     except Exception as error:  # hivemind passes on what its daemon or its event loop raised
-        said = f"{type(error).__name__}: {error}".strip().splitlines()[0].rstrip(": ")
+        message = f"{type(error).__name__}: {error}".strip().splitlines()[0].rstrip(": ")
         raise RecipeError(
             [
                 f"{field}: got {list(peers)}; somebody listens there, but no such server of a "
-                f"swarm answers ({said}); allowed: the whole address as the server prints it now"
+                f"swarm answers ({message}); allowed: the whole address as the server prints it now"
             ]
         ) from None
 
@@ -110,7 +110,7 @@ def knock(peers: Sequence[str], timeout: float, *, field: str = "engine.peers") 
     )
 
 
-def served(dht: Any, name: str, blocks: int) -> list[Served]:
+def find_servers(dht: Any, name: str, blocks: int) -> list[Served]:
     """The servers of a model, in the order of their blocks."""
     from petals.data_structures import ServerState
     from petals.utils.dht import compute_spans, get_remote_module_infos
@@ -145,10 +145,10 @@ def models(dht: Any) -> dict[str, int]:
     }
 
 
-def missing(servers: Sequence[Served], blocks: int) -> list[int]:
+def find_missing(servers: Sequence[Served], blocks: int) -> list[int]:
     """The blocks that no server is ready to compute."""
-    held = {i for s in servers if not s.joining for i in range(s.start, s.end)}
-    return [i for i in range(blocks) if i not in held]
+    present = {i for s in servers if not s.joining for i in range(s.start, s.end)}
+    return [i for i in range(blocks) if i not in present]
 
 
 def ranges(blocks: Sequence[int]) -> str:
@@ -167,8 +167,8 @@ def check_servers(
 ) -> list[Served]:
     """The servers of `what`, the model; RecipeError unless they hold all of its blocks, each in the
     recipe's dtype and weight format."""
-    servers = served(dht, name, blocks)
-    gone = missing(servers, blocks)
+    servers = find_servers(dht, name, blocks)
+    gone = find_missing(servers, blocks)
     if len(gone) == blocks and not servers:
         others = ", ".join(models(dht)) or "none"
         raise RecipeError(
@@ -210,7 +210,7 @@ def short(peer: str) -> str:
 
 def print_status(name: str, blocks: int, servers: Sequence[Served]) -> None:
     """A model's servers, for a person to read."""
-    gone = missing(servers, blocks)
+    gone = find_missing(servers, blocks)
     print(f"{name}: {blocks} blocks, {f'missing {ranges(gone)}' if gone else 'complete'}")
     for s in servers:
         parts = [f"  {s.start}:{s.end}", s.peer, s.dtype or "?"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from accept_llm.errors import RecipeError
 from accept_llm.models.folder import CONFIG, INDEX, ModelInfo, fingerprint, read_json
-from accept_llm.storage import cache_dir, new_folder
+from accept_llm.storage import atomic_folder, cache_dir
 
 FAMILIES = ("llama", "falcon", "bloom")
 _THETA = 10_000.0
@@ -54,7 +54,7 @@ def petals_folder(info: ModelInfo) -> Path:
     key = hashlib.sha256(f"{info.folder.resolve()}\n{text}".encode()).hexdigest()[:12]
     target = cache_dir() / "petals" / f"{info.folder.name}-{key}"
     if not target.is_dir():
-        with new_folder(target) as draft:
+        with atomic_folder(target) as draft:
             (draft / CONFIG).write_text(text)
             for file in info.files:
                 (draft / file.name).symlink_to(file.resolve())

@@ -23,7 +23,7 @@ from accept_llm.errors import RecipeError
 from accept_llm.methods.composed import Composed
 from accept_llm.models.folder import ModelInfo, fingerprint, read_json
 from accept_llm.recipe.model import ModelSpec
-from accept_llm.storage import cache_dir
+from accept_llm.storage import cache_dir, write_json
 
 FILE = "accept_probe.json"  # in a model folder
 KEY = "probe"  # in an adapter's prompt.json
@@ -81,10 +81,7 @@ def record(probe: Probe, info: ModelInfo) -> Path:
 
 
 def _write(probe: Probe, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".new")
-    draft.write_text(json.dumps(asdict(probe), indent=2) + "\n")
-    draft.replace(path)
+    write_json(path, asdict(probe))
     return path
 
 

@@ -24,7 +24,7 @@ from accept_llm.swarm.bridge import import_petals
 from accept_llm.swarm.directory import DTYPES, knock
 from accept_llm.swarm.folder import petals_folder, swarm_name
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 FORMATS = ("bf16", "int8", "nf4")
 ANNOUNCE_EVERY = 10.0  # s; a server that has died is out of the table after two of them
 
@@ -51,11 +51,11 @@ def parse_blocks(text: str | None, count: int) -> tuple[int, int]:
     start, colon, end = text.partition(":")
     if colon and start.isdecimal() and end.isdecimal() and int(start) < int(end) <= count:
         return int(start), int(end)
-    said = f"--blocks: got {text!r}; allowed: START:END with 0 <= START < END <= {count}"
-    raise RecipeError([said])
+    message = f"--blocks: got {text!r}; allowed: START:END with 0 <= START < END <= {count}"
+    raise RecipeError([message])
 
 
-def serve(info: ModelInfo, asked: Serve, say: Say) -> None:
+def serve(info: ModelInfo, asked: Serve, notify: Notify) -> None:
     """Serves blocks of a local model until it is stopped (SIGINT or SIGTERM)."""
     start, end = parse_blocks(asked.blocks, info.layers)
     folder = petals_folder(info)
@@ -69,26 +69,26 @@ def serve(info: ModelInfo, asked: Serve, say: Say) -> None:
     _own_group()
     _quiet()
     what = f"blocks {start}:{end} of {info.layers} of {info.folder.name} ({name})"
-    say(f"loading {what}, {asked.weights} weights, {asked.dtype}")
+    notify(f"loading {what}, {asked.weights} weights, {asked.dtype}")
     with _identity(asked.port) as identity:
         server = _server(folder, name, (start, end), asked, identity)
-        threading.Thread(target=_announce, args=(server, what, say), daemon=True).start()
+        threading.Thread(target=_announce, args=(server, what, notify), daemon=True).start()
         signal.signal(signal.SIGTERM, _interrupt)
         try:
             server.run()
         except KeyboardInterrupt:
-            say("stopping")
+            notify("stopping")
         finally:
             server.shutdown()
 
 
-def _announce(server: Any, what: str, say: Say) -> None:
+def _announce(server: Any, what: str, notify: Notify) -> None:
     """Once its blocks are there: a line that scripts wait for, and the address."""
     while server.module_container is None or not server.module_container.ready.wait(0.2):
         if server.stop.wait(0.1):
             return
-    say(f"serving {what}, {_weight_bytes(server) / 1e6:.1f} MB of weights")
-    say(f"address: {_address(server.dht)}")
+    notify(f"serving {what}, {_weight_bytes(server) / 1e6:.1f} MB of weights")
+    notify(f"address: {_address(server.dht)}")
 
 
 def _interrupt(*_: object) -> None:
@@ -124,11 +124,11 @@ def _server(folder: Path, name: str, blocks: tuple[int, int], asked: Serve, iden
             startup_timeout=asked.timeout,
         )
     except Exception as error:  # hivemind passes on what its daemon or its event loop raised
-        said = f"{type(error).__name__}: {error}".strip().splitlines()[0].rstrip(": ")
+        message = f"{type(error).__name__}: {error}".strip().splitlines()[0].rstrip(": ")
         got = f"--peers: got {list(asked.peers)}; no such swarm can be joined"
         if not asked.peers:
             got = f"--host: got {asked.host}, --port {asked.port}; no swarm can be started there"
-        raise RecipeError([f"{got} ({said})"]) from None
+        raise RecipeError([f"{got} ({message})"]) from None
 
 
 def _check_weights(asked: Serve) -> None:
@@ -179,8 +179,10 @@ def _check_free(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            said = f"--port: got {port} on {host}, which cannot be listened on ({error.strerror})"
-            raise RecipeError([f"{said}; allowed: a free port"]) from None
+            message = (
+                f"--port: got {port} on {host}, which cannot be listened on ({error.strerror})"
+            )
+            raise RecipeError([f"{message}; allowed: a free port"]) from None
 
 
 def _address(dht: Any) -> str:

@@ -36,7 +36,7 @@ class Example:
         return "".join(lead + value for lead, value in self.parts) + asks
 
 
-def listing(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
     """The names in a line, the first 20 of many."""
     more = f", ... ({len(names)} in all)" if len(names) > 20 else ""
     return ", ".join(names[:20]) + more
@@ -87,11 +87,11 @@ class Task:
     the validation set, and the validation rows the test set. same: validation rows are both."""
     max_length: int = 256
     """l of the paper: a recipe's task.max_length where it gives none."""
-    row: Callable[["Task", Record], Parts] = text_parts
+    format_row: Callable[["Task", Record], Parts] = text_parts
     """The text form of a row."""
     kind: AnswerKind = "classes"
     """What the label is: a class, a score from 0 to 5, or one or many gold answers."""
-    also: tuple[str, ...] = ()
+    extra_metrics: tuple[str, ...] = ()
     """Further keys of METRICS, reported beside `metric`."""
     keep: tuple[str, ...] = ()
     """Shown columns that truncation must not cut while others have something left."""
@@ -128,7 +128,7 @@ class Task:
 
     def parts(self, record: Record) -> Parts:
         """The text of a row, labelled or not; ValueError names the column that has none."""
-        return self.row(self, record)
+        return self.format_row(self, record)
 
     def label(self, value: Any) -> Label:
         """What `value` stands for; ValueError says what is allowed."""
@@ -181,7 +181,7 @@ def _class_index(value: Any, labels: tuple[str, ...]) -> int:
     if not by_name_only and whole is not None and 0 <= whole < len(labels):
         return whole
     numbers = "" if by_name_only else f", or 0 to {len(labels) - 1}"
-    raise ValueError(refusal(value, labels, f"{listing(labels)}{numbers}{_hidden(number)}"))
+    raise ValueError(refusal(value, labels, f"{join_names(labels)}{numbers}{_hidden(number)}"))
 
 
 def _answers(value: Any) -> tuple[str, ...]:

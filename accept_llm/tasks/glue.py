@@ -48,7 +48,7 @@ MRPC = Task(
     label_column="label",
     hub=("nyu-mll/glue", "mrpc"),
     splits="small",
-    also=("f1",),
+    extra_metrics=("f1",),
 )
 
 QQP = Task(
@@ -61,7 +61,7 @@ QQP = Task(
     label_column="label",
     hub=("nyu-mll/glue", "qqp"),
     splits="large",
-    also=("f1",),
+    extra_metrics=("f1",),
 )
 
 MNLI = Task(
@@ -101,5 +101,5 @@ STSB = Task(
     hub=("nyu-mll/glue", "stsb"),
     splits="small",
     kind="score",
-    also=("spearman",),
+    extra_metrics=("spearman",),
 )

@@ -79,10 +79,10 @@ def _words(text: str) -> list[str]:
     return _ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split()
 
 
-def _overlap(gold: list[str], said: list[str]) -> float:
+def _overlap(gold: list[str], words: list[str]) -> float:
     """F1 of two bags of words; 0 where none is shared."""
-    shared = (Counter(gold) & Counter(said)).total()
-    return 2 * shared / (len(gold) + len(said)) if shared else 0.0
+    shared = (Counter(gold) & Counter(words)).total()
+    return 2 * shared / (len(gold) + len(words)) if shared else 0.0
 
 
 def _mean_of_best(
@@ -91,7 +91,7 @@ def _mean_of_best(
     """Each row has the best of its golds."""
     assert len(golds) == len(texts) > 0, (len(golds), len(texts))
     pairs = zip(golds, map(_words, texts), strict=True)
-    return sum(max(one(_words(gold), said) for gold in row) for row, said in pairs) / len(texts)
+    return sum(max(one(_words(gold), words) for gold in row) for row, words in pairs) / len(texts)
 
 
 def squad_f1(labels: Golds, predictions: Sequence[str]) -> float:
@@ -103,7 +103,7 @@ def squad_f1(labels: Golds, predictions: Sequence[str]) -> float:
 def exact_match(labels: Golds, predictions: Sequence[str]) -> float:
     """The share of texts that equal a gold answer but for case, punctuation, articles and space,
     as SQuAD v1.1 has it."""
-    return _mean_of_best(lambda gold, said: float(gold == said), labels, predictions)
+    return _mean_of_best(lambda gold, words: float(gold == words), labels, predictions)
 
 
 METRICS: dict[str, Metric] = {

@@ -21,7 +21,7 @@ def _qa(name: str, repository: str) -> Task:
         splits="large",
         max_length=512,
         kind="text",
-        also=("exact_match",),
+        extra_metrics=("exact_match",),
         keep=("question",),
     )
 

@@ -60,16 +60,16 @@ def span_of(record: Record, span: str) -> tuple[int, int]:
     nearest to the index; where they are nowhere, as many words from the index on. ValueError
     where the index is not that of a word.
     """
-    text, said = text_of(record, "text"), text_of(record, f"{span}_text")
+    text, span_text = text_of(record, "text"), text_of(record, f"{span}_text")
     words = [match.span() for match in re.finditer(r"\S+", text)]
     index = _word_index(record.get(f"{span}_index"), f"{span}_index", len(words))
-    spoken = re.findall(r"\w+", said)
+    spoken = re.findall(r"\w+", span_text)
     if spoken:
         pattern = r"(?<!\w)" + r"\W+".join(map(re.escape, spoken)) + r"(?!\w)"
         found = [match.span() for match in re.finditer(pattern, text, re.IGNORECASE)]
         if found:
             return min(found, key=lambda at: abs(sum(end <= at[0] for _, end in words) - index))
-    last = min(index + max(len(said.split()), 1), len(words)) - 1
+    last = min(index + max(len(span_text.split()), 1), len(words)) - 1
     return words[index][0], words[last][1]
 
 
@@ -105,7 +105,7 @@ CB = Task(
     label_column="label",
     hub=("aps/super_glue", "cb"),
     splits="small",
-    also=("f1",),
+    extra_metrics=("f1",),
 )
 
 MULTIRC = Task(
@@ -119,8 +119,8 @@ MULTIRC = Task(
     hub=("aps/super_glue", "multirc"),
     splits="small",
     max_length=348,  # as in the paper
-    row=multirc_parts,
-    also=("accuracy",),
+    format_row=multirc_parts,
+    extra_metrics=("accuracy",),
     keep=("question", "answer"),
 )
 
@@ -147,7 +147,7 @@ WSC = Task(
     label_column="label",
     hub=("aps/super_glue", "wsc.fixed"),
     splits="small",
-    row=wsc_parts,
+    format_row=wsc_parts,
     marked="text",
     folders=("wsc",),
 )
@@ -163,8 +163,8 @@ RECORD = Task(
     hub=("aps/super_glue", "record"),
     splits="large",
     max_length=512,
-    row=record_parts,
+    format_row=record_parts,
     kind="text",
-    also=("exact_match",),
+    extra_metrics=("exact_match",),
     keep=("query",),
 )

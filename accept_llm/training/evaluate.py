@@ -66,20 +66,20 @@ def predict(model: Model, rows: Sequence[Encoded], *, batch_size: int) -> list[P
     for number in range(engine.rank, rounds * engine.world_size, engine.world_size):
         spare = number >= len(batches)
         part = batches[0 if spare else number]
-        found = _predicted(model, [rows[i] for i in part], composed)
+        found = _predict_batch(model, [rows[i] for i in part], composed)
         done += [] if spare else zip(part, found, strict=True)
     return [prediction for _, prediction in sorted(engine.gather(done), key=lambda p: p[0])]
 
 
-def _predicted(model: Model, rows: Sequence[Encoded], composed: Any) -> list[Prediction]:
+def _predict_batch(model: Model, rows: Sequence[Encoded], composed: Any) -> list[Prediction]:
     batch = collate(rows).to(model.engine.device)
     outcome = model.head.outcome(model.backbone, batch, composed)
     scores: list[list[float]] = [[] for _ in rows]
     texts: list[str | None] = [None for _ in rows]
     if outcome.scores is not None:
         scores = outcome.scores.reshape(len(rows), -1).tolist()
-    if outcome.written is not None:
-        texts = model.tokenizer.batch_decode(outcome.written, skip_special_tokens=True)
+    if outcome.generated is not None:
+        texts = model.tokenizer.batch_decode(outcome.generated, skip_special_tokens=True)
     return [
         Prediction(row.id, tuple(values), loss, model.head.targets(row), text and text.strip())
         for row, values, loss, text in zip(
@@ -94,7 +94,7 @@ def score(
     """The task's metrics by name, the main one first, and the mean loss."""
     labels = [row.label for row in rows]
     guesses = [answer(task, p) for p in predictions]
-    values = {name: METRICS[name](labels, guesses) for name in (task.metric, *task.also)}
+    values = {name: METRICS[name](labels, guesses) for name in (task.metric, *task.extra_metrics)}
     targets = sum(p.targets for p in predictions)
     return {**values, "loss": sum(p.loss for p in predictions) / targets}
 

@@ -5,31 +5,21 @@ Schedule, data order and every draw are functions of the step and the seed; the 
 more of them than the step.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from accept_llm.errors import RecipeError
+from accept_llm.storage import atomic_file
 
 FILE = "state.pt"
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
-    """Tensors and plain values; written beside the old file, synced, then put in its place."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{FILE}.new"
-    with temporary.open("wb") as file:
+    """Writes tensors and plain values in the place of the older state."""
+    with atomic_file(folder / FILE) as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / FILE)
-    directory = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:

@@ -4,7 +4,6 @@ It owns loss, gradients, optimizer, schedule, evaluation, the best prompt, early
 the resumable state. It knows no engine by name and no layout.
 """
 
-import json
 import math
 import signal
 import time
@@ -19,10 +18,11 @@ from torch import Tensor, nn
 from accept_llm.adapter.folder import save_adapter
 from accept_llm.backbones.base import BackboneError
 from accept_llm.data.encoding import Encoded
-from accept_llm.data.loader import Loader, Step
+from accept_llm.data.loader import Prefetcher, StepBatches
 from accept_llm.errors import RecipeError
 from accept_llm.recipe.train import Train
 from accept_llm.runs.log import RunLog
+from accept_llm.storage import write_json
 from accept_llm.training.evaluate import Model
 from accept_llm.training.state import load_state, save_state
 
@@ -82,7 +82,7 @@ class Trainer:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         self.step, self.stale, self.evaluated = 0, 0, 0
         engine, backbone = model.engine, model.backbone
-        self.loader = Loader(
+        self.loader = Prefetcher(
             rows,
             spec,
             ranks=(engine.rank, engine.world_size),
@@ -103,7 +103,7 @@ class Trainer:
 
     # --- one step -----------------------------------------------------------------------
 
-    def _backward(self, step: Step) -> Tensor:
+    def _backward(self, step: StepBatches) -> Tensor:
         """This rank's part of a global batch: gradients of the mean loss over all targets.
 
         Gives (3,): the rank's part of the loss, its tokens and the positions computed for them.
@@ -133,7 +133,7 @@ class Trainer:
             parameter.grad = part.view_as(parameter)
         return last.cpu()
 
-    def _train_step(self, step: Step) -> Scores:
+    def _train_step(self, step: StepBatches) -> Scores:
         self.optimizer.zero_grad(set_to_none=True)
         sums = self._backward(step)
         loss, tokens, positions, signals = self._sum_gradients(sums).tolist()
@@ -153,7 +153,7 @@ class Trainer:
     def _stop_on_nan(self, loss: float, norm: float, ids: list[str]) -> None:
         path = self.folder / "nan_batch.json"
         if self.model.engine.rank == 0:
-            path.write_text(json.dumps({"step": self.step, "examples": ids}, indent=2) + "\n")
+            write_json(path, {"step": self.step, "examples": ids})
         raise TrainingError(
             f"step {self.step}: loss {loss}, gradient norm {norm}; the batch's examples are in "
             f"{path}; the last good state can be resumed"
@@ -268,8 +268,8 @@ class Trainer:
             self.padding = Padding(**state["padding"])
         steps = self.model.engine.gather([self.step])
         if len(set(steps)) > 1:
-            said = f"output_dir: the ranks find states of the steps {steps}"
-            raise RecipeError([f"{said}; allowed: a folder that all machines share"])
+            message = f"output_dir: the ranks find states of the steps {steps}"
+            raise RecipeError([f"{message}; allowed: a folder that all machines share"])
         self._write_best()
         self.log.rewind(self.step)
 

@@ -11,7 +11,7 @@ from support.backbones import answered_batch as batch_of
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from accept_llm.backbones.base import Backbone, Writing
+from accept_llm.backbones.base import Backbone, Generation
 from accept_llm.backbones.loading import load_whole
 from accept_llm.data.batches import Batch, pad_answers
 from accept_llm.errors import RecipeError
@@ -171,8 +171,8 @@ def test_writing_equals_a_manual_decode_without_cache(pair):
     end = free[0][4]  # what it writes sooner or later is taken for the end
     want = [reference.write(reference.read(t, prompt), limit=8, end=end) for t in each(batch)]
     assert len(want[0]) < 8
-    assert ours.write(batch, prompt, Writing(8, 1, end)) == want
-    assert ours.write(batch, prompt, Writing(3, 1, end)) == [row[:3] for row in want]
+    assert ours.generate(batch, prompt, Generation(8, 1, end)) == want
+    assert ours.generate(batch, prompt, Generation(3, 1, end)) == [row[:3] for row in want]
 
 
 @torch.no_grad()
@@ -183,7 +183,7 @@ def test_beams_are_those_of_an_example_alone(pair):
     prompt = prompt_like(reference)
     batch = batch_of(90)
     end = reference.lm.config.eos_token_id
-    found = ours.write(batch, prompt, Writing(6, 3, end))
+    found = ours.generate(batch, prompt, Generation(6, 3, end))
     for row, tokens in zip(found, each(batch), strict=True):
         x = reference.read(tokens, prompt)
         out = reference.lm.generate(inputs_embeds=x[None], max_new_tokens=6, num_beams=3)
@@ -230,9 +230,9 @@ def test_labels_are_said_by_words_or_by_name(tiny_llama):
     decode: Callable[..., str] = tokenizer.decode
     said = [decode(c[:-1]).strip() for c in choice_head(tokenizer).choices]
     assert said == ["no", "yes"]
-    said = [decode(c[:-1]).strip() for c in choice_head(tokenizer, says="labels").choices]
+    said = [decode(c[:-1]).strip() for c in choice_head(tokenizer, verbalizer="labels").choices]
     assert said == ["not_equivalent", "equivalent"]
-    own = choice_head(tokenizer, says="labels", words={"equivalent": "true"})
+    own = choice_head(tokenizer, verbalizer="labels", words={"equivalent": "true"})
     assert decode(own.choices[1][:-1]).strip() == "true"
     for words in ({"equivalent": "no"}, {"equivalent": " "}):
         with pytest.raises(RecipeError, match=r"head\.words: got .*all different"):

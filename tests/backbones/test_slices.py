@@ -12,7 +12,7 @@ from support.runs import FORKSERVER, finish, free_port
 from torch import Tensor
 
 from accept_llm.backbones import slices
-from accept_llm.backbones.loading import UNCUT, load_sharded, load_whole
+from accept_llm.backbones.loading import UNSHARDED, load_sharded, load_whole
 from accept_llm.backbones.slices import Checkpoint
 from accept_llm.errors import RecipeError
 from accept_llm.models.folder import ModelInfo, check_folder
@@ -312,5 +312,5 @@ def test_another_shape_than_the_configs_is_refused(tmp_path, tiny_llama):
         load_sharded(
             *[info_of(folder)],
             **{"dtype": "fp32", "layout": "padded", "device": CPU},
-            sharding=UNCUT,
+            sharding=UNSHARDED,
         )

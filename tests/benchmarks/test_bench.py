@@ -164,7 +164,7 @@ def test_peft_trains_the_recipe(tiny_llama: Path, capsys: pytest.CaptureFixture[
 # --- the programs -----------------------------------------------------------------------
 
 
-def written(folder: Path, name: str) -> tuple[dict, str]:
+def generated(folder: Path, name: str) -> tuple[dict, str]:
     (data,), (text,) = folder.glob(f"{name}-*.json"), folder.glob(f"{name}-*.md")
     return json.loads(data.read_text()), text.read_text()
 
@@ -173,7 +173,7 @@ def test_step(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("ACCEPT_DATA_DIR", raising=False)
     size = ["--batch", "3", "--batches", "2", "--repeats", "2", "--only", "packed", "peft"]
     step.main(["--model", str(tiny_llama), *size, "--out", str(tmp_path)])
-    data, text = written(tmp_path, "step")
+    data, text = generated(tmp_path, "step")
     (task,) = data["tasks"]
     packed, peft = task["variants"]
     assert f"| {' | '.join(COLUMNS)} |" in text
@@ -189,7 +189,7 @@ def test_step(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_scaling(tmp_path: Path) -> None:
     scaling.scaling("fp32", repeats=1, out=tmp_path, axes={"batch": (2,)})
-    data, text = written(tmp_path, "scaling")
+    data, text = generated(tmp_path, "scaling")
     (line,) = data["axes"]["batch"]
     assert line["value"] == 2
     assert line["peft"]["positions"] == 2 * (60 + 64)
@@ -198,7 +198,7 @@ def test_scaling(tmp_path: Path) -> None:
 
 def test_gpu_tiny(tmp_path: Path) -> None:
     gpu.main(["--tiny", "--repeats", "1", "--out", str(tmp_path)])
-    data, text = written(tmp_path, "gpu")
+    data, text = generated(tmp_path, "gpu")
     found = data["dense"]["batches"]["short texts"]
     assert [line["key"] for line in found["variants"]] == [v.key for v in gpu.VARIANTS]
     assert found["variants"][0]["positions"] == 60 + sum(found["lengths"])

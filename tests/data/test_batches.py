@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from accept_llm.data.batches import collate, micro_batches
 from accept_llm.data.encoding import Encoded, Encoder, share
-from accept_llm.data.sampling import Draw, batch_rows
+from accept_llm.data.sampling import BatchSampler, batch_rows
 from accept_llm.data.sources import task_from
 from accept_llm.errors import RecipeError
 from accept_llm.models.tokenizer import load_tokenizer
@@ -273,8 +273,8 @@ def test_buckets_are_taken_in_a_drawn_order():
     assert len(orders) == 4
 
 
-def draw_of(lengths, **train) -> Draw:
-    return Draw(lengths, Train.model_validate({"steps": 1, **train}))
+def draw_of(lengths, **train) -> BatchSampler:
+    return BatchSampler(lengths, Train.model_validate({"steps": 1, **train}))
 
 
 @PROPERTY

@@ -7,7 +7,7 @@ import torch
 
 from accept_llm.data.batches import micro_batches
 from accept_llm.data.encoding import Encoded
-from accept_llm.data.loader import Loader
+from accept_llm.data.loader import Prefetcher
 from accept_llm.data.sampling import batch_rows
 from accept_llm.recipe.train import Train
 
@@ -15,9 +15,9 @@ CPU = torch.device("cpu")
 ROWS = [Encoded(str(i), tuple(range(1, 2 + i % 5)), i % 2) for i in range(11)]
 
 
-def loader_of(*, ranks=(0, 1), positions=lambda batch: 7, **train) -> Loader:
+def loader_of(*, ranks=(0, 1), positions=lambda batch: 7, **train) -> Prefetcher:
     spec = Train.model_validate({"steps": 6, "batch_size": 4, **train})
-    return Loader(ROWS, spec, ranks=ranks, device=CPU, positions=positions)
+    return Prefetcher(ROWS, spec, ranks=ranks, device=CPU, positions=positions)
 
 
 def direct(step: int, *, rank: int, world_size: int, micro: int | None):

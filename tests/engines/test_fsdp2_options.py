@@ -10,7 +10,7 @@ from support.parity import assert_same_training, trained
 from support.runs import finish, losses, result, start, start_ranks, write_recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from accept_llm.backbones.int8 import dequantised
+from accept_llm.backbones.int8 import dequantise
 from accept_llm.backbones.loading import load_whole
 from accept_llm.engines.fsdp2 import mesh_shape
 from accept_llm.errors import RecipeError
@@ -99,7 +99,7 @@ def dequantised_model(folder: Path, model: Path) -> Path:
     weights = lm.state_dict()
     for name, module in small.module.lm.named_modules():
         if hasattr(module, "scale"):
-            wide = dequantised(module.weight, module.scale, dtype=torch.float32)
+            wide = dequantise(module.weight, module.scale, dtype=torch.float32)
             weights[f"{name}.weight"] = wide
     lm.save_pretrained(folder, state_dict=weights)
     AutoTokenizer.from_pretrained(model).save_pretrained(folder)

@@ -104,7 +104,7 @@ def accept(**more) -> AcceptPrompt:
 def parameters(shape: PromptShape) -> int:
     """What the real module has, not what the rule says."""
     count = sum(p.numel() for p in Prompt(shape).parameters())
-    assert shape.numbers == count
+    assert shape.parameters == count
     return count
 
 
@@ -167,7 +167,7 @@ def test_counts_of_t5_from_its_config(tmp_path, name):
     info, problems = check_folder(tmp_path)
     assert info is not None, problems
     shape = solve(AcceptPrompt(kind="accept"), hidden=info.hidden_size, positions=256)
-    assert sum(p.numel() for p in Prompt(shape).parameters()) == shape.numbers == numbers
+    assert sum(p.numel() for p in Prompt(shape).parameters()) == shape.parameters == numbers
 
 
 @pytest.mark.parametrize(("task", "length", "scap"), [("multirc", 348, 20), ("nq", 512, 17)])
@@ -175,8 +175,8 @@ def test_longer_inputs_have_fewer_codewords(task, length, scap):
     """l = 348 and 512: SCAP keeps within its 40 d numbers."""
     assert TASKS[task].max_length == BuiltinTask(kind=task).max_length == length
     shape = solve(AcceptPrompt(kind="accept"), hidden=768, positions=length)
-    assert shape.numbers == 44_160 + scap * (768 + 2 * length)
-    assert shape.numbers <= 100 * 768 < shape.numbers + 768 + 2 * length + 2208
+    assert shape.parameters == 44_160 + scap * (768 + 2 * length)
+    assert shape.parameters <= 100 * 768 < shape.parameters + 768 + 2 * length + 2208
 
 
 def test_subdim_and_subspaces_say_the_same():

@@ -204,11 +204,11 @@ def test_options_of_fsdp2(tmp_path, tiny_llama):
 
     plain, hybrid, host = needs(), needs("engine.shard_size=2"), needs("engine.offload=true")
     assert hybrid.weights == 2 * plain.weights
-    assert hybrid.moved == pytest.approx(plain.moved * (1 / 2) / (3 / 4))
+    assert hybrid.traffic == pytest.approx(plain.traffic * (1 / 2) / (3 / 4))
     assert (host.weights, host.host) == (0, plain.host + 4 * plain.weights)
     wide = needs("engine.param_dtype=fp32")
     assert wide.weights == plain.weights
-    assert wide.moved == 2 * plain.moved
+    assert wide.traffic == 2 * plain.traffic
 
 
 # --- the command ------------------------------------------------------------------------
@@ -361,7 +361,7 @@ def test_ranks_of_one_machine_share_its_memory(monkeypatch, small_host):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setenv("WORLD_SIZE", "6")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    machine = plan._launched()
+    machine = plan.find_launched()
     assert (machine.ranks, machine.memory) == (6, 0.05e9)
 
 

@@ -13,9 +13,9 @@ from accept_llm.models.find import fetch_model
 from accept_llm.recipe.recipe import load_recipe
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _petals() -> None:
-    if not PYTHON.exists():
+@pytest.fixture(autouse=True)
+def _petals(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("swarm") and not PYTHON.exists():
         pytest.skip(f"there is no {PYTHON}: `make petals` makes it")
 
 

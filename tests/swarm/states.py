@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from accept_llm.api import engine_for, load
-from accept_llm.backbones.base import Writing
+from accept_llm.backbones.base import Generation
 from accept_llm.data.batches import IGNORED, collate
 from accept_llm.data.splits import load_splits
 from accept_llm.methods.composed import Composed
@@ -17,7 +17,7 @@ from accept_llm.recipe.recipe import load_recipe
 ROWS = 6
 
 
-def moved(prompt: Composed) -> Composed:
+def on_leaves(prompt: Composed) -> Composed:
     """Away from the start, where a prompt's offsets are zero; leaves that take gradients."""
     draw = torch.Generator().manual_seed(0)
     parts = (p.detach() for p in (prompt.prefix, prompt.offsets) if p is not None)
@@ -37,9 +37,9 @@ def main(path: str, kind: str, out: str) -> None:
         owner = torch.arange(ROWS).repeat_interleave(2)
         answers = torch.tensor([[5, 9, 2], [7, 2, IGNORED]]).repeat(ROWS, 1)
         for what in ("states", "logits", "say"):
-            leaves = moved(first)
+            leaves = on_leaves(first)
             if what == "say":
-                value = backbone.say(batch, leaves, answers, owner)
+                value = backbone.log_likelihood(batch, leaves, answers, owner)
             else:
                 value = backbone(batch, leaves, reads=what)
             weights = torch.linspace(-1, 1, value.numel()).view_as(value)
@@ -51,8 +51,8 @@ def main(path: str, kind: str, out: str) -> None:
                 leaves.prefix.grad,
                 leaves.offsets.grad,
             )
-        written = backbone.write(batch, leaves, Writing(limit=5, beams=1, end=-1))
-        found["written"] = torch.tensor(written)
+        generated = backbone.generate(batch, leaves, Generation(limit=5, beams=1, end=-1))
+        found["written"] = torch.tensor(generated)
     save_file({name: tensor.contiguous() for name, tensor in found.items()}, Path(out))
 
 

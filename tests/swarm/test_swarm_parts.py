@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accept_llm.backbones.remote import RemoteBackbone, cut
+from accept_llm.backbones.remote import RemoteBackbone, split_by_cost
 from accept_llm.cli.swarm import model_spec
 from accept_llm.engines.check import on_swarm
 from accept_llm.errors import RecipeError
@@ -20,7 +20,7 @@ from accept_llm.models.tokenizer import old_form
 from accept_llm.recipe.engine import PetalsEngine
 from accept_llm.recipe.recipe import load_recipe
 from accept_llm.swarm import probe
-from accept_llm.swarm.directory import Served, knock, missing, ranges
+from accept_llm.swarm.directory import Served, find_missing, knock, ranges
 from accept_llm.swarm.folder import old_config, petals_folder, swarm_name
 from accept_llm.swarm.server import parse_blocks
 
@@ -126,7 +126,7 @@ def test_requests_hold_every_row_once_within_the_limit(
     for rows in groups:
         cost = len(rows) * (m + max(lengths[i] for i in rows))
         assert cost <= limit or len(rows) == 1
-    assert len(groups) <= max(parts, len(cut(sorted(m + n for n in lengths), limit)))
+    assert len(groups) <= max(parts, len(split_by_cost(sorted(m + n for n in lengths), limit)))
 
 
 def test_requests_of_equal_rows_are_as_many_as_asked_for() -> None:
@@ -139,7 +139,7 @@ def test_requests_of_equal_rows_are_as_many_as_asked_for() -> None:
 
 def test_missing_blocks_are_named_as_a_server_takes_them() -> None:
     servers = [Served("a", 0, 2, None, None, None), Served("b", 3, 4, None, None, None, True)]
-    assert missing(servers, 5) == [2, 3, 4]
+    assert find_missing(servers, 5) == [2, 3, 4]
     assert ranges([2, 3, 4]) == "2:5"
     assert ranges([0, 2, 3, 7]) == "0:1, 2:4, 7:8"
 

@@ -127,8 +127,8 @@ def test_multirc_rows_with_an_empty_answer(data_dir: Path) -> None:
 def test_properties_of_every_task(name: str) -> None:
     task = TASKS[name]
     assert task.name == name
-    assert {task.metric, *task.also} <= set(METRICS)
-    assert task.metric not in task.also
+    assert {task.metric, *task.extra_metrics} <= set(METRICS)
+    assert task.metric not in task.extra_metrics
     assert (task.kind == "classes") == bool(task.labels)
     assert len(set(task.words)) == len(task.words) == len(task.labels)
     assert all(word.isalpha() for word in task.words)

@@ -69,8 +69,8 @@ def test_a_run_from_start_to_end(request, tmp_path, name, architecture):
     path.write_text(yaml.safe_dump(recipe_of(tmp_path, name, model, architecture)))
     cli.train_with("single", path, None)
     result = json.loads((tmp_path / "runs/run/result.json").read_text())
-    assert list(result["test"]) == [task.metric, *task.also, "loss"]
-    assert all(key in METRICS for key in (task.metric, *task.also))
+    assert list(result["test"]) == [task.metric, *task.extra_metrics, "loss"]
+    assert all(key in METRICS for key in (task.metric, *task.extra_metrics))
     assert result["rows"] == {"train": 8, "validation": 3, "test": 3}
     lines = (tmp_path / "runs/run/metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines][-1] == 2

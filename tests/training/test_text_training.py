@@ -14,7 +14,7 @@ from support.runs import finish, recipe_data, start, start_ranks
 from support.training import Log
 from transformers import AutoModelForSeq2SeqLM
 
-from accept_llm.api import count_cuts, load
+from accept_llm.api import count_truncated, load
 from accept_llm.data.sampling import batch_rows
 from accept_llm.data.splits import load_splits
 from accept_llm.engines.base import open_engine
@@ -137,7 +137,7 @@ def test_cut_answers_are_counted(tmp_path, tiny_t5):
     splits = load_splits(recipe.task, seed=0)
     loaded = load(recipe, splits.task, open_engine("single"))
     rows = loaded.encode(splits.train)
-    lost, long = count_cuts(rows, loaded.model.head).values()
+    lost, long = count_truncated(rows, loaded.model.head).values()
     decode = loaded.model.tokenizer.decode
     texts = [decode(row.tokens) for row in rows]
     assert lost == sum(
