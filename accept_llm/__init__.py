@@ -1,7 +1,7 @@
 """Prompt tuning of frozen language models with ACCEPT's shared codebooks.
 
-`load_prompt(folder)` reads a trained prompt; everything else is a recipe and a command
-(`accept-llm --help`). Importing the package does no work and loads no torch.
+`train(recipe)`, `evaluate(run)` and `predict(run, inputs)` do what the commands of `accept-llm` do;
+`load(folder)` reads a trained adapter. Importing the package does no work and loads no torch.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,10 +9,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from accept_llm.adapter.folder import load_prompt
+    from accept_llm.adapter.folder import load, load_prompt
+    from accept_llm.api import evaluate, predict, train
+    from accept_llm.errors import RecipeError
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_prompt"]
+__all__ = [
+    "RecipeError",
+    "__version__",
+    "evaluate",
+    "load",
+    "load_prompt",
+    "predict",
+    "train",
+]
 
 
 def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
@@ -27,4 +37,11 @@ def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     return find
 
 
-__getattr__ = lazily(__name__, {"load_prompt": "adapter.folder"})
+__getattr__ = lazily(
+    __name__,
+    {
+        **dict.fromkeys(("load", "load_prompt"), "adapter.folder"),
+        **dict.fromkeys(("train", "evaluate", "predict"), "api"),
+        "RecipeError": "errors",
+    },
+)

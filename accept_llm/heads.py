@@ -1,36 +1,111 @@
 """Heads turn what a backbone gives for a batch into losses and answers. A head owns its loss
 and its decision: a trainable linear layer, one word per label, the likelihood of the labels'
-texts, or a text that the model writes.
+texts, or a text that the model generates.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from accept_llm.backbones.base import Backbone, Generation
+from accept_llm.data.answers import answer_ids, label_texts, label_word_ids
 from accept_llm.data.batches import Batch, pad_answers
 from accept_llm.data.encoding import Encoded
 from accept_llm.errors import RecipeError
-from accept_llm.methods.composed import Composed
-from accept_llm.recipe.head import ChoiceHead, HeadSpec, LabelWordsHead
+from accept_llm.methods.base import Composed
+from accept_llm.recipe.head import ChoiceHead, GenerateHead, HeadSpec, LabelWordsHead
+from accept_llm.recipe.head import LinearHead as LinearSpec
+from accept_llm.recipe.messages import parse_section
+from accept_llm.recipe.types import Count, Size
 from accept_llm.tasks.base import Label, Task, score_text
+
+Answers = Callable[[Label], tuple[int, ...]]
+"""Label -> the tokens that the model is trained to say for it."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a head is built for."""
+
+    task: Task
+    hidden: int
+    tokenizer: Any
+    seed: int
+    encoder_decoder: bool = False
 
 
 @dataclass(frozen=True)
 class Outcome:
     """Of a batch: `losses` (B,); `scores` (B, classes), (B,), or None where the answers are
-    `written`, as tokens."""
+    `generated`, as tokens."""
 
     losses: Tensor
     scores: Tensor | None = None
     generated: list[list[int]] | None = None
 
 
-class _Scores(nn.Module):
+class Section(BaseModel):
+    """What an adapter's card holds of a head: the arguments of its class."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Head(nn.Module):
+    """A loss and an answer for each example of a batch."""
+
+    kind: ClassVar[str]
+    section: ClassVar[type[Section]]
+    generates: ClassVar[bool] = False
+    """Whether the model generates the answer as a text of its own."""
+
+    @classmethod
+    def build(cls, spec: Any, setting: Setting) -> "Head":
+        """The head that a recipe asks for; RecipeError where the tokenizer cannot serve it."""
+        raise NotImplementedError
+
+    def arguments(self) -> dict[str, Any]:
+        """The values of `section`, which are also the arguments of the class."""
+        raise NotImplementedError
+
+    def card(self) -> dict[str, Any]:
+        """What an adapter's card must hold so that `from_card` builds the head again."""
+        return {"kind": self.kind, **self.section(**self.arguments()).model_dump()}
+
+    @classmethod
+    def from_card(cls, card: Mapping[str, Any], *, where: str = "head.") -> "Head":
+        """The head of a card, its values still to be loaded; RecipeError names what is wrong in
+        it, each line beginning with `where`."""
+        values = {name: value for name, value in card.items() if name != "kind"}
+        return cls(**parse_section(cls.section, values, where=where).model_dump())
+
+    def losses(self, backbone: Backbone, batch: Batch, prompt: Composed) -> Tensor:
+        """(B,), differentiable in the prompt."""
+        return self.outcome(backbone, batch, prompt).losses
+
+    def outcome(self, backbone: Backbone, batch: Batch, prompt: Composed) -> Outcome:
+        """Losses and answers of a batch."""
+        raise NotImplementedError
+
+    def targets(self, row: Encoded) -> int:
+        """How many terms a row's loss sums up; the loss of a batch is the mean over them all."""
+        return 1
+
+    def answers(self, tokenizer: Any, *, encoder_decoder: bool) -> Answers | None:
+        """Gives the tokens that the model is trained to say for a label; None where it needs no
+        text."""
+        return None
+
+    def is_truncated(self, row: Encoded) -> bool:
+        """Whether the row's answer is longer than the model may generate."""
+        return False
+
+
+class _ScoreHead(Head):
     """A head whose answer is in one position: scores, and a loss for each example."""
 
     reads: str
@@ -39,23 +114,23 @@ class _Scores(nn.Module):
         """(B, d) or (B, vocabulary) -> (B, classes), or (B,) for a task that is a score."""
         raise NotImplementedError
 
-    def losses(self, backbone: Backbone, batch: Batch, prompt: Composed) -> Tensor:
-        """(B,), differentiable in the prompt."""
-        return self.outcome(backbone, batch, prompt).losses
-
     def outcome(self, backbone: Backbone, batch: Batch, prompt: Composed) -> Outcome:
         scores = self.scores(backbone(batch, prompt, reads=self.reads))
         return Outcome(example_losses(scores, batch.labels), scores)
 
-    def targets(self, row: Encoded) -> int:
-        """How many terms a row's loss sums up; the loss of a batch is the mean over them all."""
-        return 1
+
+class LinearSection(Section):
+    hidden: Count
+    classes: Size
+    bias: bool
 
 
-class LinearHead(_Scores):
+class LinearHead(_ScoreHead):
     """Logits, or one score, from the state of the last real token; fp32. With an
-    encoder-decoder, from the decoder's first state."""
+    encoder-decoder, from the decoder's first state. `classes` is 0 for a score."""
 
+    kind = "linear"
+    section = LinearSection
     reads = "states"
 
     def __init__(self, hidden: int, classes: int, *, bias: bool, seed: int = 0):
@@ -67,14 +142,29 @@ class LinearHead(_Scores):
         if bias:
             nn.init.zeros_(self.linear.bias)
 
+    @classmethod
+    def build(cls, spec: LinearSpec, setting: Setting) -> "LinearHead":
+        return cls(setting.hidden, len(setting.task.labels), bias=spec.bias, seed=setting.seed)
+
+    def arguments(self) -> dict[str, Any]:
+        classes, hidden = self.linear.weight.shape
+        bias = self.linear.bias is not None
+        return {"hidden": hidden, "classes": 0 if self.is_score else classes, "bias": bias}
+
     def scores(self, read: Tensor) -> Tensor:
         out = self.linear(read.float())
         return out.squeeze(-1) if self.is_score else out
 
 
-class LabelWords(_Scores):
+class LabelWordsSection(Section):
+    token_ids: list[Size]
+
+
+class LabelWords(_ScoreHead):
     """The next-token logits of one word per label; no parameters of its own."""
 
+    kind = "label_words"
+    section = LabelWordsSection
     reads = "logits"
     token_ids: Tensor
 
@@ -82,11 +172,18 @@ class LabelWords(_Scores):
         super().__init__()
         self.register_buffer("token_ids", torch.tensor(list(token_ids)), persistent=False)
 
+    @classmethod
+    def build(cls, spec: LabelWordsHead, setting: Setting) -> "LabelWords":
+        return cls(label_word_ids(spec, setting.task, setting.tokenizer))
+
+    def arguments(self) -> dict[str, Any]:
+        return {"token_ids": self.token_ids.tolist()}
+
     def scores(self, read: Tensor) -> Tensor:
         return read[:, self.token_ids].float()
 
 
-class _AnswerHead(nn.Module):
+class _AnswerHead(Head):
     """A head that trains the model to say the tokens of `batch.answers`; no parameters."""
 
     def losses(self, backbone: Backbone, batch: Batch, prompt: Composed) -> Tensor:
@@ -99,12 +196,31 @@ class _AnswerHead(nn.Module):
         return len(row.answer)
 
 
+class ChoiceSection(Section):
+    choices: list[list[Size]]
+
+
 class Choice(_AnswerHead):
     """Trains the model to say the label's text, and chooses the most likely one."""
+
+    kind = "choice"
+    section = ChoiceSection
 
     def __init__(self, choices: Sequence[Sequence[int]]):
         super().__init__()
         self.choices = tuple(tuple(choice) for choice in choices)
+
+    @classmethod
+    def build(cls, spec: ChoiceHead, setting: Setting) -> "Choice":
+        _check_end(spec.kind, setting.tokenizer)
+        decoder = setting.encoder_decoder
+        return cls(label_texts(spec, setting.task, setting.tokenizer, encoder_decoder=decoder))
+
+    def arguments(self) -> dict[str, Any]:
+        return {"choices": [list(choice) for choice in self.choices]}
+
+    def answers(self, tokenizer: Any, *, encoder_decoder: bool) -> Answers:
+        return lambda label: self.choices[label]  # type: ignore[index]
 
     def outcome(self, backbone: Backbone, batch: Batch, prompt: Composed) -> Outcome:
         """The choices of all examples in one pass; the input is read once for each example by an
@@ -116,110 +232,76 @@ class Choice(_AnswerHead):
         return Outcome(-scores.gather(1, batch.labels[:, None])[:, 0], scores)
 
 
+class GenerateSection(Section):
+    max_new_tokens: Count
+    num_beams: Count
+    end: Size
+
+
 class Generate(_AnswerHead):
-    """Trains the model to say the gold answer, and lets it write one."""
+    """Trains the model to say the gold answer, and lets it generate one."""
+
+    kind = "generate"
+    section = GenerateSection
+    generates = True
 
     def __init__(self, *, max_new_tokens: int, num_beams: int, end: int):
         super().__init__()
         self.generation = Generation(max_new_tokens, num_beams, end)
+
+    @classmethod
+    def build(cls, spec: GenerateHead, setting: Setting) -> "Generate":
+        _check_end(spec.kind, setting.tokenizer)
+        end = setting.tokenizer.eos_token_id
+        return cls(max_new_tokens=spec.max_new_tokens, num_beams=spec.num_beams, end=end)
+
+    def arguments(self) -> dict[str, Any]:
+        how = self.generation
+        return {"max_new_tokens": how.limit, "num_beams": how.beams, "end": how.end}
+
+    def answers(self, tokenizer: Any, *, encoder_decoder: bool) -> Answers:
+        """An answer that is longer than the model may generate is truncated; it has no end then."""
+
+        def answer(label: Label) -> tuple[int, ...]:
+            text = label[0] if isinstance(label, tuple) else score_text(label)
+            ids = answer_ids(tokenizer, text, encoder_decoder=encoder_decoder)
+            return ids[: self.generation.limit]
+
+        return answer
+
+    def is_truncated(self, row: Encoded) -> bool:
+        return row.answer[-1] != self.generation.end
 
     def outcome(self, backbone: Backbone, batch: Batch, prompt: Composed) -> Outcome:
         generated = backbone.generate(batch, prompt, self.generation)
         return Outcome(self.losses(backbone, batch, prompt), generated=generated)
 
 
-Head = LinearHead | LabelWords | Choice | Generate
+HEADS: dict[str, type[Head]] = {
+    "linear": LinearHead,
+    "label_words": LabelWords,
+    "choice": Choice,
+    "generate": Generate,
+}
 
 
-def label_word_ids(spec: LabelWordsHead, task: Task, tokenizer: Any) -> list[int]:
-    """The first token of each label's word, as it follows a space.
-
-    Raises RecipeError for an empty word and for two words that begin alike.
-    """
-    words = [spec.words.get(a, b) for a, b in zip(task.labels, task.words, strict=True)]
-    bare = tokenizer("x", add_special_tokens=False)["input_ids"]
-    ids = []
-    for word in words:
-        # After "x", so that the word gets its leading space whatever the tokenizer does.
-        joined = tokenizer(f"x {word.strip()}", add_special_tokens=False)["input_ids"]
-        if not word.strip() or len(joined) == len(bare):
-            raise RecipeError([f"head.words: got {word!r}; allowed: a word"])
-        ids.append(joined[len(bare)])
-    if len(set(ids)) < len(ids):
-        raise RecipeError(
-            [
-                f"head.words: got {words}; allowed: words whose first tokens differ (they are "
-                f"{tokenizer.convert_ids_to_tokens(ids)})"
-            ]
-        )
-    return ids
-
-
-def answer_ids(tokenizer: Any, text: str, *, encoder_decoder: bool) -> tuple[int, ...]:
-    """The tokens that say `text`, and the end of a text: for a decoder that starts with them, or
-    for a causal LM that goes on with them after a space."""
-    if encoder_decoder:
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    else:
-        bare = tokenizer("x", add_special_tokens=False)["input_ids"]
-        ids = tokenizer(f"x {text.strip()}", add_special_tokens=False)["input_ids"][len(bare) :]
-    return (*ids, tokenizer.eos_token_id)
-
-
-def label_texts(
-    spec: ChoiceHead, task: Task, tokenizer: Any, *, encoder_decoder: bool
-) -> list[tuple[int, ...]]:
-    """The tokens of each label's text; RecipeError for an empty one and for two that are alike."""
-    ours = task.words if spec.verbalizer == "words" else task.labels
-    texts = [spec.words.get(label, text) for label, text in zip(task.labels, ours, strict=True)]
-    ids = [answer_ids(tokenizer, text, encoder_decoder=encoder_decoder) for text in texts]
-    if len(set(ids)) < len(ids) or not all(text.strip() for text in texts):
-        raise RecipeError(
-            [f"head.words: got {texts}; allowed: a text for each label, all different"]
-        )
-    return ids
-
-
-def build_head(
-    spec: HeadSpec,
-    task: Task,
-    *,
-    hidden: int,
-    tokenizer: Any,
-    seed: int,
-    encoder_decoder: bool = False,
-) -> Head:
+def build_head(spec: HeadSpec, setting: Setting) -> Head:
     """The head that a recipe asks for; RecipeError where the tokenizer cannot serve it."""
-    if spec.kind == "linear":
-        return LinearHead(hidden, len(task.labels), bias=spec.bias, seed=seed)
-    if spec.kind == "label_words":
-        return LabelWords(label_word_ids(spec, task, tokenizer))
+    return HEADS[spec.kind].build(spec, setting)
+
+
+def head_from_card(card: Mapping[str, Any], *, where: str = "head.") -> Head:
+    """The head of an adapter's card; RecipeError where it is damaged or not known."""
+    kind = card.get("kind")
+    if kind not in HEADS:
+        raise RecipeError([f"{where}kind: got {kind!r}; allowed: {', '.join(HEADS)}"])
+    return HEADS[kind].from_card(card, where=where)
+
+
+def _check_end(kind: str, tokenizer: Any) -> None:
     if tokenizer.eos_token_id is None:
-        got = f"head.kind: got {spec.kind!r}, but the tokenizer has no token that ends a text"
+        got = f"head.kind: got {kind!r}, but the tokenizer has no token that ends a text"
         raise RecipeError([f"{got}; allowed: linear, label_words"])
-    if spec.kind == "choice":
-        return Choice(label_texts(spec, task, tokenizer, encoder_decoder=encoder_decoder))
-    return Generate(
-        max_new_tokens=spec.max_new_tokens, num_beams=spec.num_beams, end=tokenizer.eos_token_id
-    )
-
-
-def answers_of(
-    head: Head, tokenizer: Any, *, encoder_decoder: bool
-) -> Callable[[Label], tuple[int, ...]] | None:
-    """Label -> the tokens that `head` trains the model to say; None where it needs no text. An
-    answer that is longer than the model may write is cut, and has no end then."""
-    if isinstance(head, Choice):
-        return lambda label: head.choices[label]  # type: ignore[index]
-    if not isinstance(head, Generate):
-        return None
-
-    def answer(label: Label) -> tuple[int, ...]:
-        text = label[0] if isinstance(label, tuple) else score_text(label)
-        ids = answer_ids(tokenizer, text, encoder_decoder=encoder_decoder)
-        return ids[: head.generation.limit]
-
-    return answer
 
 
 def example_losses(scores: Tensor, labels: Tensor) -> Tensor:

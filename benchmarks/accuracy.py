@@ -129,14 +129,17 @@ def train_peft(path: str, changes: Sequence[str]) -> None:
     encode = Encoder(tokenizer_of(info.folder), splits.task, recipe.task)
     rows, held = encode(splits.train), encode(splits.validation)
     draw = BatchSampler([len(row.tokens) for row in rows], spec)
-    variant = Variant("peft", "PEFT", STATE, "peft", m=recipe.prompt.budget, mask=False)
+    variant = Variant("peft", "PEFT", STATE, "peft", m=recipe.method.tokens, mask=False)
     torch.manual_seed(spec.seed)
     source = Source(info, recipe.model.dtype)
     side = Peft(variant, source.plain(), classes=len(splits.task.labels))
     side.start_from_vocabulary(seed=spec.seed)
     prompt, head = side.parameters
     side.optimizer = torch.optim.AdamW(
-        [{"params": [prompt], "lr": spec.lr.prepended}, {"params": [head], "lr": spec.lr.head}],
+        [
+            {"params": [prompt], "lr": spec.lr["prepended"]},
+            {"params": [head], "lr": spec.lr["head"]},
+        ],
         weight_decay=0.0,
     )
     warm, decay = max(1, spec.warmup_steps), max(1, spec.steps - spec.warmup_steps)

@@ -75,7 +75,7 @@ def in_8_bit(lm: Any) -> Any:
 
 
 def in_int8(lm: Any) -> Any:
-    """Every linear layer but the LM head as `model.weights: int8` has it, in place."""
+    """Every linear layer but the LM head as `model.quantization: int8` has it, in place."""
     for parent in list(lm.base_model.modules()):
         for name, layer in list(parent.named_children()):
             if type(layer) is nn.Linear:

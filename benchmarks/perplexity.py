@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from accept_llm.backbones.loading import load_whole
 from accept_llm.models.find import fetch_model
-from accept_llm.recipe.model import Weights
+from accept_llm.recipe.model import Quantization
 from accept_llm.recipe.recipe import load_recipe
 from benchmarks.texts import tokenizer_of
 
@@ -53,12 +53,12 @@ def both(task: str) -> tuple[float, float]:
     ids = tokenizer_of(info.folder)(texts_of(task))["input_ids"]
     texts = [text[:LONGEST] for text in ids if len(text) > 1]
 
-    def of(weights: Weights) -> float:
+    def of(quantization: Quantization | None) -> float:
         how: dict[str, Any] = {"dtype": "fp32", "layout": "padded", "device": torch.device("cpu")}
-        backbone: Any = load_whole(info, weights=weights, **how)
+        backbone: Any = load_whole(info, quantization=quantization, **how)
         return perplexity(backbone.module.lm, texts)
 
-    return of("bf16"), of("int8")
+    return of(None), of("int8")
 
 
 def main() -> None:

@@ -22,14 +22,15 @@ from accept_llm.backbones.loading import DTYPES, load_whole
 from accept_llm.data.batches import collate
 from accept_llm.data.encoding import Encoded
 from accept_llm.heads import LinearHead
-from accept_llm.methods.init import build_prompt, sample_vocabulary
+from accept_llm.methods.base import Start
+from accept_llm.methods.start import sample_vocabulary
+from accept_llm.methods.table import build_method
 from accept_llm.models.folder import ModelInfo
-from accept_llm.recipe.budget import solve
-from accept_llm.recipe.method import AcceptPrompt, PlainPrompt
-from accept_llm.recipe.model import Weights
+from accept_llm.recipe.method import Accept, PromptTuning
+from accept_llm.recipe.model import Quantization
 
 LENGTH, POSITIONS = 60, 256  # m and l of the paper
-SHARE = 0.6  # of the trained numbers that ACCEPT spends on its m tokens; the rest is SCAP's
+SHARE = 0.6  # of the trained parameters that ACCEPT spends on its m tokens; the rest is SCAP's
 RATE = 1e-3
 
 Rows = Sequence[Encoded]
@@ -48,8 +49,8 @@ class Variant:
     packed: bool = False
     flex: bool = False
     """Packed, by FlexAttention's kernels."""
-    weights: Weights = "bf16"
-    """accept_llm's `model.weights`."""
+    quantization: Quantization | None = None
+    """accept_llm's `model.quantization`."""
     pad: int | None = None
     """Every row has so many tokens; None: as many as the longest of its batch."""
     ordered: bool = False
@@ -111,7 +112,7 @@ INT8 = Variant(
     f"SCPP + SCAP, {STATE}",
     "accept",
     packed=True,
-    weights="int8",
+    quantization="int8",
 )  # where it is asked for
 
 
@@ -147,16 +148,15 @@ class Ours(Side):
 
     def __init__(self, variant: Variant, backbone: Backbone, *, classes: int):
         d, m = backbone.hidden_size, variant.m
-        spec: AcceptPrompt | PlainPrompt = PlainPrompt(kind="pt", budget=m)
+        spec: Accept | PromptTuning = PromptTuning(kind="pt", budget=m)
         if variant.method == "accept":
-            spec = AcceptPrompt(kind="accept", length=m, budget=round(m / SHARE))
-        shape = solve(spec, hidden=d, positions=POSITIONS)
+            spec = Accept(kind="accept", length=m, budget=round(m / SHARE))
+        shape = spec.shape(hidden=d, positions=POSITIONS)
         root: Any = backbone.module
         self.lm, self.backbone = root.lm, backbone
         self.device = next(root.parameters()).device
-        prompt = build_prompt(
-            spec, shape, embed=backbone.embed, vocab_size=backbone.vocab_size, seed=0
-        )
+        draws = torch.Generator().manual_seed(0)
+        prompt = build_method(spec, shape, Start(backbone.embed, backbone.vocab_size, draws))
         self.prompt = prompt.to(self.device)
         self.head = LinearHead(d, classes, bias=False).to(self.device)
         self.attention: str = self.lm.config._attn_implementation
@@ -254,7 +254,7 @@ class Source:
             dtype=self.dtype,
             layout=variant.layout,
             device=self.device,
-            weights=variant.weights,
+            quantization=variant.quantization,
         )
         return Ours(variant, backbone, classes=classes)
 

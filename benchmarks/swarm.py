@@ -113,7 +113,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--in-flight", type=int, nargs="*", default=None)
-    parser.add_argument("--change", nargs="*", default=[], help="overrides of the recipe")
+    parser.add_argument("--change", nargs="*", default=[], help="changes to the recipe")
     args = parser.parse_args(given)
     recipe, _ = load_recipe(args.recipe, args.change)
     blocks = fetch_model(recipe.model).layers

@@ -4,9 +4,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from accept_llm.data.answers import label_word_ids
 from accept_llm.data.sources import task_from
 from accept_llm.errors import RecipeError
-from accept_llm.heads import LabelWords, LinearHead, build_head, example_losses, label_word_ids
+from accept_llm.heads import LabelWords, LinearHead, Setting, build_head, example_losses
 from accept_llm.recipe.head import LabelWordsHead
 from accept_llm.recipe.head import LinearHead as LinearSpec
 from accept_llm.recipe.task import FileTask
@@ -117,12 +118,10 @@ def test_words_that_cannot_be_told_apart_are_refused(tokenizer, words, message):
 
 def test_build_head(tokenizer):
     task = file_task("negative", "positive", "true")
-    linear = build_head(LinearSpec(kind="linear"), task, hidden=8, tokenizer=tokenizer, seed=0)
+    linear = build_head(LinearSpec(kind="linear"), Setting(task, 8, tokenizer, 0))
     assert linear.linear.weight.shape == (3, 8)
     assert linear.linear.bias is None
-    score = build_head(
-        LinearSpec(kind="linear"), TASKS["stsb"], hidden=8, tokenizer=tokenizer, seed=0
-    )
+    score = build_head(LinearSpec(kind="linear"), Setting(TASKS["stsb"], 8, tokenizer, 0))
     assert score.scores(torch.zeros(4, 8)).shape == (4,)
     words = LabelWordsHead(kind="label_words")
-    assert build_head(words, task, hidden=8, tokenizer=tokenizer, seed=0).token_ids.shape == (3,)
+    assert build_head(words, Setting(task, 8, tokenizer, 0)).token_ids.shape == (3,)

@@ -5,16 +5,70 @@ No torch, so that an adapter is refused before any weight is loaded.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from accept_llm.errors import RecipeError
 from accept_llm.models.folder import TOKENIZERS, ModelInfo, fingerprint
+from accept_llm.recipe.messages import parse_section
+from accept_llm.recipe.method import read_shape
 from accept_llm.recipe.model import ModelSpec
+from accept_llm.recipe.types import Count
 
-FORMAT = 1
+FORMAT = 2
 CARD = "prompt.json"
-SECTIONS = ("model", "task", "prompt", "head")
+
+
+class Section(BaseModel):
+    """A part of a card. Keys that are not known stay: a later accept-llm may have added them."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+
+class BaseModelSection(Section):
+    """What the base model is known by."""
+
+    name: str
+    """As the recipe named it."""
+    revision: str | None = None
+    """The Hub's; None for a model that came from elsewhere."""
+    model_type: str
+    hidden_size: Count
+    vocab_size: Count
+    dtype: str
+    tokenizer: str
+    """SHA-256 of the tokenizer's file."""
+    fingerprint: str | None = None
+    """Of the weights (models/folder.py); adapters of the first weeks have none."""
+    quantization: str | None = None
+    """How the weights were held in training; another way may evaluate it."""
+
+
+class TaskSection(Section):
+    """What the adapter was trained for."""
+
+    name: str
+    labels: list[str]
+    metric: str
+
+
+class Card(Section):
+    """The content of prompt.json."""
+
+    format_version: int = FORMAT
+    model: BaseModelSection
+    task: TaskSection
+    method: dict[str, Any]
+    """What `method_from_card` needs: kind and sizes."""
+    head: dict[str, Any]
+    """What `head_from_card` needs: kind and arguments."""
+    probe: dict[str, Any] | None = None
+    """What the base model computes for a text (swarm/probe.py)."""
+    step: int | None = None
+    score: float | None = None
 
 
 def tokenizer_hash(folder: Path) -> str:
@@ -25,50 +79,73 @@ def tokenizer_hash(folder: Path) -> str:
     raise AssertionError(f"no tokenizer file in {folder}")
 
 
-def read_card(folder: Path) -> dict[str, Any]:
-    """prompt.json, checked for its format version and for what every reader needs of it."""
+def read_card(folder: Path) -> Card:
+    """prompt.json, of this format or an earlier one. RecipeError where there is none, where a newer
+    accept-llm wrote it, and where a field is missing or wrong, with the field."""
+    path = folder / CARD
     try:
-        card = json.loads((folder / CARD).read_text())
-        version = card["format_version"]
+        data = json.loads(path.read_text(encoding="utf-8"))
+        version = data["format_version"]
     except (OSError, ValueError, KeyError, TypeError):
         raise RecipeError(
             [f"adapter: got {folder}; allowed: a prompt folder (with {CARD})"]
         ) from None
-    if version != FORMAT:
+    if version not in (1, FORMAT) or isinstance(version, bool):
         todo = "; a newer accept-llm wrote it" if isinstance(version, int) else ""
-        raise RecipeError([f"adapter: {folder} has format {version!r}; allowed: {FORMAT}{todo}"])
-    gone = [key for key in SECTIONS if not isinstance(card.get(key), dict)]
-    if gone:
-        raise RecipeError([f"adapter: {folder / CARD} is damaged: no {', '.join(gone)}"])
+        allowed = f"allowed: 1 to {FORMAT}{todo}"
+        raise RecipeError([f"adapter: {folder} has format {version!r}; {allowed}"])
+    where = f"adapter: {path} is damaged: "
+    card = parse_section(Card, _of_format_1(data) if version == 1 else data, where=where)
+    read_shape(card.method, where=f"{where}method.")
     return card
 
 
-def base_model(spec: ModelSpec, info: ModelInfo) -> dict[str, Any]:
-    """What an adapter's base model is known by; the revision is the Hub's, else None."""
-    return {
-        "revision": spec.revision if spec.kind == "hub" else None,
-        "model_type": info.model_type,
-        "hidden_size": info.hidden_size,
-        "vocab_size": info.vocab_size,
-        "dtype": spec.dtype,
-        "tokenizer": tokenizer_hash(info.folder),
-        "fingerprint": fingerprint(info.files),
-    }
+def _of_format_1(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The card in this format: a prompt's sizes had no kind then, and weights no null."""
+    new = {name: value for name, value in data.items() if name != "prompt"}
+    sizes = data.get("prompt")
+    if isinstance(sizes, Mapping):
+        codebooks = sizes.get("prepended") or sizes.get("added")
+        kind = "dept" if sizes.get("rank") else "accept" if codebooks else "pt"
+        new["method"] = {"kind": kind, **sizes}
+    model = data.get("model")
+    if isinstance(model, Mapping):
+        held = model.get("weights")
+        new["model"] = {**model, "quantization": None if held == "bf16" else held}
+    return {**new, "format_version": FORMAT}
 
 
-def check_fits(card: dict[str, Any], spec: ModelSpec, info: ModelInfo) -> None:
+def describe_base(spec: ModelSpec, info: ModelInfo, *, name: str) -> BaseModelSection:
+    """The section of a model that a recipe names."""
+    return BaseModelSection(
+        name=name,
+        revision=spec.revision if spec.kind == "hub" else None,
+        model_type=info.model_type,
+        hidden_size=info.hidden_size,
+        vocab_size=info.vocab_size,
+        dtype=spec.dtype,
+        tokenizer=tokenizer_hash(info.folder),
+        fingerprint=fingerprint(info.files),
+        quantization=spec.quantization,
+    )
+
+
+def check_fits(card: Card, spec: ModelSpec, info: ModelInfo) -> None:
     """Raises RecipeError naming everything in which the model is not the adapter's.
 
     A revision counts where both are of the Hub; a model that is stored elsewhere is known by its
     fingerprint, which earlier cards do not have.
     """
-    ours, made = base_model(spec, info), card["model"]
-    unknown = {key for key in ("revision", "fingerprint") if None in (made.get(key), ours[key])}
-    wrong = [
-        f"adapter: made for {key} {made.get(key)!r}, the model {info.folder.name} has "
-        f"{value!r}; allowed: the base model it was trained on ({made.get('name')})"
-        for key, value in ours.items()
-        if key not in unknown and made.get(key) != value
-    ]
+    ours, made = describe_base(spec, info, name=""), card.model
+    wrong = []
+    for key in BaseModelSection.model_fields:
+        value, theirs = getattr(ours, key), getattr(made, key)
+        unknown = key in ("revision", "fingerprint") and None in (value, theirs)
+        if key in ("name", "quantization") or unknown or value == theirs:
+            continue
+        wrong.append(
+            f"adapter: made for {key} {theirs!r}, the model {info.folder.name} has {value!r}; "
+            f"allowed: the base model it was trained on ({made.name})"
+        )
     if wrong:
         raise RecipeError(wrong)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from accept_llm.data.batches import IGNORED, Batch
-from accept_llm.methods.composed import Composed
+from accept_llm.methods.base import Composed
 
 Layout = Literal["padded", "packed", "packed_flex"]
 

@@ -27,7 +27,7 @@ from accept_llm.backbones.base import (
 from accept_llm.backbones.flex import FlexPacking, pack_for_flex
 from accept_llm.backbones.packed import Memory, Packing, pack, use_packed_attention
 from accept_llm.data.batches import IGNORED, Batch
-from accept_llm.methods.composed import Composed
+from accept_llm.methods.base import Composed
 
 
 class CausalRoot(Root):

@@ -156,7 +156,7 @@ def _refuse_others(lm: nn.Module) -> None:
             if parameter.ndim > 1:
                 raise RecipeError(
                     [
-                        f"model.weights: got 'int8'; {type(lm).__name__} has {where}.{name}, a "
-                        f"{type(module).__name__}; int8 needs linear layers; allowed: bf16"
+                        f"model.quantization: got 'int8'; {type(lm).__name__} has {where}.{name}, "
+                        f"a {type(module).__name__}; int8 needs linear layers; allowed: null"
                     ]
                 )

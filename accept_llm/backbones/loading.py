@@ -20,7 +20,7 @@ from accept_llm.backbones.seq2seq import Seq2SeqBackbone, Seq2SeqRoot
 from accept_llm.backbones.slices import Checkpoint
 from accept_llm.errors import RecipeError
 from accept_llm.models.folder import ModelInfo
-from accept_llm.recipe.model import ModelSpec, Weights
+from accept_llm.recipe.model import ModelSpec, Quantization
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 # Families whose attention takes our mask as it is (tests/test_backbones.py holds each to it).
@@ -84,7 +84,7 @@ def load_backbone(
     sharding: Sharding | None,
 ) -> Backbone:
     """The model that a recipe names: in pieces, or whole."""
-    how: dict[str, Any] = {"dtype": spec.dtype, "weights": spec.weights}
+    how: dict[str, Any] = {"dtype": spec.dtype, "quantization": spec.quantization}
     if sharding is None:
         backbone = load_whole(info, layout=layout, device=device, **how)
     else:
@@ -103,19 +103,20 @@ def load_whole(
     dtype: str,
     layout: Layout,
     device: torch.device,
-    weights: Weights = "bf16",
+    quantization: Quantization | None = None,
 ) -> Backbone:
-    """The model on one device, through transformers' own loader; `weights` as ModelSpec has it."""
-    if weights == "int8":
+    """The model on one device, through transformers' own loader; `quantization` as ModelSpec
+    has it."""
+    if quantization == "int8":
         return load_sharded(
             info,
             dtype=dtype,
             layout=layout,
             device=device,
             sharding=UNSHARDED,
-            weights=weights,
+            quantization=quantization,
         )
-    more = _bitsandbytes(weights, DTYPES[dtype], device) if weights != "bf16" else {}
+    more = _bitsandbytes(quantization, DTYPES[dtype], device) if quantization else {}
     loaded: Any = _auto_class(info).from_pretrained(
         info.folder, dtype=DTYPES[dtype], output_loading_info=True, **more
     )
@@ -131,11 +132,11 @@ def load_sharded(
     layout: Layout,
     device: torch.device,
     sharding: Sharding,
-    weights: Weights = "bf16",
+    quantization: Quantization | None = None,
 ) -> Backbone:
     """Built without memory, cut up, then filled: every rank reads only its own slices of the
     files, and quantises them itself."""
-    assert weights in ("bf16", "int8"), weights  # others: preflight.py
+    assert quantization in (None, "int8"), quantization  # others: engines/check.py
     from accelerate import init_empty_weights
     from transformers import AutoConfig
 
@@ -145,7 +146,7 @@ def load_sharded(
         lm = _auto_class(info).from_config(config, dtype=DTYPES[dtype])
     checkpoint = Checkpoint(info.files)
     _refuse_missing(lm, info, _tie(lm, checkpoint))
-    if weights == "int8":
+    if quantization == "int8":
         use_int8(lm)
     root = _root(lm, info)
     root.requires_grad_(False)
@@ -155,12 +156,12 @@ def load_sharded(
     return _freeze(root, info, device=device, dtype=sharding.dtype or dtype, layout=layout)
 
 
-def _bitsandbytes(weights: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+def _bitsandbytes(quantization: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
     """from_pretrained's arguments for bitsandbytes' weights."""
     from transformers import BitsAndBytesConfig
 
     four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
-    config = BitsAndBytesConfig(**(four if weights == "bnb-nf4" else {"load_in_8bit": True}))
+    config = BitsAndBytesConfig(**(four if quantization == "bnb-nf4" else {"load_in_8bit": True}))
     return {"quantization_config": config, "device_map": {"": device}}
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from accept_llm.backbones.base import Generation, log_likelihoods, truncate_at
 from accept_llm.backbones.causal import lay_padded, with_answers
 from accept_llm.data.batches import IGNORED, Batch
-from accept_llm.methods.composed import Composed
+from accept_llm.methods.base import Composed
 
 Through = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
 """Parts (b, t, d), each with its own b and t -> the same, after all blocks."""
@@ -112,7 +112,7 @@ class RemoteBackbone:
     @torch.no_grad()
     def generate(self, batch: Batch, prompt: Composed, how: Generation) -> list[list[int]]:
         """Greedy; examples of one length together, since nothing can be masked."""
-        assert how.beams == 1, how  # others: preflight.py
+        assert how.beams == 1, how  # others: engines/check.py
         lengths, generated = batch.lengths.tolist(), dict[int, list[int]]()
         m = 0 if prompt.prefix is None else len(prompt.prefix)
         for length in sorted(set(lengths)):

@@ -20,7 +20,7 @@ from accept_llm.backbones.base import (
     truncate_at,
 )
 from accept_llm.data.batches import IGNORED, Batch
-from accept_llm.methods.composed import Composed
+from accept_llm.methods.base import Composed
 
 
 class Seq2SeqRoot(Root):

@@ -4,33 +4,15 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 
 from accept_llm.errors import RecipeError
 from accept_llm.ranks import is_first, is_first_here
 
-
-def print_result(result: dict[str, Any]) -> None:
-    """result.json for the eye."""
-    from rich.table import Table
-
-    table = Table(title=f"{result['name']}: {result['model']} on {result['task']}")
-    table.add_column("split")
-    for name in result["test"]:
-        table.add_column(name, justify="right")
-    for split in ("validation", "test"):
-        table.add_row(split, *(f"{value:.4f}" for value in result[split].values()))
-    console = Console()
-    console.print(table)
-    seconds = result["seconds"]
-    print(
-        f"{result['trainable']['total']:,} trained numbers, {result['steps']} steps in "
-        f"{seconds['train_and_validate']:.0f} s (best: step {result['best_step']})\n"
-        f"run folder: {result['folder']}\ncurves: {result['folder']}/curves.png"
-    )
+if TYPE_CHECKING:
+    from accept_llm.runs.result import Result
 
 
 @contextmanager
@@ -66,13 +48,36 @@ def quiet() -> None:
 
 @contextmanager
 def running() -> Iterator[None]:
-    """Training, or a backbone, that cannot go on: a message, and exit code 1."""
+    """Training, or a backbone, that cannot go on: a message, and exit code 1. A run that SIGTERM
+    ends: a message."""
     quiet()
     from accept_llm.backbones.base import BackboneError
-    from accept_llm.training.trainer import TrainingError
+    from accept_llm.training.trainer import Stopped, TrainingError
 
     try:
         yield
+    except Stopped as stop:
+        notify(str(stop))
+        raise typer.Exit(0) from None
     except (BackboneError, TrainingError) as error:
         complain(str(error))
         raise typer.Exit(1) from None
+
+
+def print_result(result: "Result") -> None:
+    """result.json for the eye."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{result.name}: {result.model} on {result.task}")
+    table.add_column("split")
+    for name in result.test:
+        table.add_column(name, justify="right")
+    for split, scores in (("validation", result.validation), ("test", result.test)):
+        table.add_row(split, *(f"{value:.4f}" for value in scores.values()))
+    Console().print(table)
+    print(
+        f"{result.trainable['total']:,} trained parameters, {result.steps} steps in "
+        f"{result.seconds['train_and_validate']:.0f} s (best: step {result.best_step})\n"
+        f"run folder: {result.folder}\ncurves: {result.folder}/curves.png"
+    )

@@ -8,6 +8,7 @@ import typer
 
 from accept_llm.cli.console import complain, plain_errors, quiet
 from accept_llm.cli.options import Overrides, RecipePath
+from accept_llm.engines.facts import LOCAL
 from accept_llm.errors import RecipeError
 
 recipes_app = typer.Typer(help="List the recipes that ship, or copy one to edit.")
@@ -59,6 +60,22 @@ def copy(
         print(copy_recipe(name, to))
 
 
+@recipes_app.command("upgrade")
+def upgrade(paths: Annotated[list[Path], typer.Argument(help="Recipes.")]) -> None:
+    """Rewrite keys that have another name now, in place; comments stay."""
+    with plain_errors():
+        from accept_llm.recipe.text import read_mapping
+        from accept_llm.recipe.upgrade import upgrade_text
+        from accept_llm.storage import write_text
+
+        for path in paths:
+            read_mapping(path)
+            text, lines = upgrade_text(path.read_text(encoding="utf-8"))
+            if lines:
+                write_text(path, text)
+            print(f"{path}: {'; '.join(lines) or 'nothing to rewrite'}")
+
+
 @data_app.command("fetch")
 def fetch(
     task: Annotated[str, typer.Argument(help="A task, such as sst2.")],
@@ -101,7 +118,7 @@ def plan(
     gpu_memory: Annotated[
         float | None, typer.Option(min=0.1, help="GB of each GPU; default: what this machine has.")
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="single, ddp, fsdp2 or zero3.")] = None,
+    engine: Annotated[str | None, typer.Option(help=", ".join(LOCAL))] = None,
     rate: Annotated[
         float | None, typer.Option(min=1e-6, help="TFLOP/s of a device, for the time of a step.")
     ] = None,
@@ -109,7 +126,6 @@ def plan(
 ) -> None:
     """Say whether a recipe fits, under every engine and weight format; loads no weight."""
     with plain_errors():
-        from accept_llm.engines.facts import LOCAL
         from accept_llm.plan.plan import make_plan
         from accept_llm.plan.show import as_dict, print_plan
         from accept_llm.recipe.recipe import load_recipe

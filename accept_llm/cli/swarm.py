@@ -144,5 +144,5 @@ def record(
         quiet()
         from accept_llm.api import record_probe
 
-        spec = model_spec(model, dtype).model_copy(update={"weights": "bf16"})
+        spec = model_spec(model, dtype).model_copy(update={"quantization": None})
         print(record_probe(spec))

@@ -3,12 +3,14 @@ the answers go."""
 
 import json
 import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from accept_llm.errors import RecipeError, did_you_mean, short
 from accept_llm.tasks.base import Example, Label, Task
 
+T = TypeVar("T")
 SHOWN = 5  # bad lines listed in an error
 
 
@@ -30,13 +32,24 @@ def parse_inputs(text: str, task: Task) -> list[Example]:
 
     Raises RecipeError with the lines that cannot be used. Empty lines are passed over.
     """
+    lines = enumerate(text.split("\n"), 1)  # not splitlines: U+2028 is text
+    return _examples(((n, line.strip()) for n, line in lines if line.strip()), task, _read_line)
+
+
+def make_inputs(inputs: Sequence[str | Mapping[str, Any]], task: Task) -> list[Example]:
+    """An example for each text or mapping of columns; RecipeError as in `parse_inputs`."""
+    return _examples(enumerate(inputs, 1), task, lambda item: item)
+
+
+def _examples(
+    items: Iterable[tuple[int, T]], task: Task, read: Callable[[T], str | Mapping[str, Any]]
+) -> list[Example]:
     found, problems = [], []
-    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: U+2028 is text
-        if line.strip():
-            try:
-                found.append(_example(line.strip(), number, task))
-            except ValueError as error:
-                problems.append(f"input line {number}: {error}")
+    for number, item in items:
+        try:
+            found.append(_example(read(item), number, task))
+        except ValueError as error:
+            problems.append(f"input line {number}: {error}")
     if len(problems) > SHOWN:
         problems[SHOWN:] = [f"input: {len(problems)} bad lines, the first {SHOWN} are shown"]
     if not found and not problems:
@@ -46,24 +59,27 @@ def parse_inputs(text: str, task: Task) -> list[Example]:
     return found
 
 
-def _example(line: str, number: int, task: Task) -> Example:
-    if line.startswith("{"):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"got {short(line)}; not JSON ({error})") from None
-        _check_columns(record, task)
-    elif len(task.columns) == 1:
-        record = {task.columns[0]: line}
-    else:
+def _read_line(line: str) -> str | Mapping[str, Any]:
+    if not line.startswith("{"):
+        return line
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"got {short(line)}; not JSON ({error})") from None
+
+
+def _example(given: str | Mapping[str, Any], number: int, task: Task) -> Example:
+    if isinstance(given, str) and len(task.columns) > 1:
         names = ", ".join(task.columns)
-        raise ValueError(f"got plain text, {short(line)}; allowed: JSON with {names}")
+        raise ValueError(f"got plain text, {short(given)}; allowed: JSON with {names}")
+    record = {task.columns[0]: given} if isinstance(given, str) else given
+    _check_columns(record, task)
     # The label is not known: any will do, its loss is not read.
     label: Label = ("",) if task.is_text else 0.0 if task.is_score else 0
     return Example(str(record.get("id", number)), task.parts(record), label)
 
 
-def _check_columns(record: dict[str, Any], task: Task) -> None:
+def _check_columns(record: Mapping[str, Any], task: Task) -> None:
     for name in task.columns:
         if name not in record:
             hint = did_you_mean(name, list(record)) or ";"

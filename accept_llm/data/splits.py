@@ -6,7 +6,7 @@ import numpy as np
 
 from accept_llm.data.sources import Examples, Reader, _reader, task_from
 from accept_llm.errors import RecipeError
-from accept_llm.recipe.task import BuiltinTask, FileTask
+from accept_llm.recipe.task import BuiltinTask, FileTask, TaskSpec
 from accept_llm.tasks.base import Task
 
 CARVED = 1000  # training rows that become validation where a task is large
@@ -28,8 +28,9 @@ class Splits:
         return f"{self.task.name}, {', '.join(sizes)} rows"
 
 
-def load_splits(spec: BuiltinTask | FileTask, *, seed: int) -> Splits:
-    """Reads and cuts a task: the same spec and seed give the same splits.
+def load_splits(spec: TaskSpec, *, seed: int, task: Task | None = None) -> Splits:
+    """Reads and splits a task (the spec's, if it is resolved already): the same spec and seed give
+    the same splits.
 
     - Small tasks: the validation split, permuted with spec.split_seed, is halved into
       validation and test.
@@ -43,7 +44,7 @@ def load_splits(spec: BuiltinTask | FileTask, *, seed: int) -> Splits:
     the training rows that are left, with `seed`, balanced over the classes. Training rows stay
     in the order of the file. Raises RecipeError with the problems of all files at once.
     """
-    task = task_from(spec)
+    task = task or task_from(spec)
     if isinstance(spec, FileTask):
         train, validation, test = _split_files(spec, _reader(spec, task))
     else:

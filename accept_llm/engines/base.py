@@ -1,18 +1,16 @@
-"""Engines decide where the frozen weights live: on one device, in shards over processes, or on the
-servers of a swarm.
+"""What every engine does for a run. Each is imported only when a run asks for it."""
 
-Each is imported only when a run asks for it.
-"""
-
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from accept_llm.backbones.base import Backbone, Layout
-from accept_llm.errors import RecipeError
+from accept_llm.engines.facts import facts_of
 from accept_llm.models.folder import ModelInfo
-from accept_llm.recipe import engine as specs
 from accept_llm.recipe.engine import EngineSpec
 from accept_llm.recipe.model import ModelSpec
 
@@ -43,27 +41,18 @@ class Engine(Protocol):
 
 
 def open_engine(kind: str, spec: EngineSpec | None = None) -> Engine:
-    """The engine of that name, with the recipe's `engine` section; RecipeError where its launcher
-    is missing."""
-    if kind == "ddp":
-        from accept_llm.engines.ddp import DdpEngine
+    """The engine of that name, with the recipe's `engine` section where it is this engine's;
+    RecipeError where its launcher is missing."""
+    module, _, name = facts_of(kind).place.rpartition(".")
+    own = spec if spec is not None and spec.kind == kind else None
+    return getattr(import_module(module), name)(own)
 
-        return DdpEngine()
-    if kind == "fsdp2":
-        from accept_llm.engines.fsdp2 import Fsdp2Engine
 
-        return Fsdp2Engine(spec if isinstance(spec, specs.Fsdp2Engine) else None)
-    if kind == "zero3":
-        from accept_llm.engines.zero3 import Zero3Engine
-
-        return Zero3Engine(offload=isinstance(spec, specs.Zero3Engine) and spec.offload)
-    if kind == "petals":
-        from accept_llm.engines.petals import PetalsEngine
-
-        if not isinstance(spec, specs.PetalsEngine):
-            message = "engine: got no section of kind petals; allowed: engine.kind=petals with"
-            raise RecipeError([f"{message} engine.peers"])
-        return PetalsEngine(spec)
-    from accept_llm.engines.single import SingleEngine
-
-    return SingleEngine()
+@contextmanager
+def opened_engine(kind: str, spec: EngineSpec | None = None) -> Iterator[Engine]:
+    """Opens an engine, and closes it whatever happens."""
+    engine = open_engine(kind, spec)
+    try:
+        yield engine
+    finally:
+        engine.close()

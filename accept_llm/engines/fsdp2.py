@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from accept_llm.backbones.loading import DTYPES, Sharding
 from accept_llm.engines.group import Group
 from accept_llm.errors import RecipeError
-from accept_llm.recipe import engine as specs
+from accept_llm.recipe.engine import Fsdp2Engine as Fsdp2Spec
 
 M_MMAP_THRESHOLD = -3  # glibc's malloc.h
 
@@ -27,8 +27,8 @@ class Fsdp2Engine(Group):
 
     kind = "fsdp2"
 
-    def __init__(self, spec: specs.Fsdp2Engine | None = None) -> None:
-        self.spec = spec or specs.Fsdp2Engine(kind="fsdp2")
+    def __init__(self, spec: Fsdp2Spec | None = None) -> None:
+        self.spec = spec or Fsdp2Spec(kind="fsdp2")
         super().__init__()
         self.mesh_shape = mesh_shape(self.spec.shard_size, self.world_size)
         home = torch.device("cpu") if self.spec.offload else self.device

@@ -26,7 +26,7 @@ class Group:
     is_remote = False
     layout: Layout | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, spec: object = None) -> None:
         cuda = torch.cuda.is_available() and not wants_cpu()
         self.device = torch.device("cpu")
         if cuda:

@@ -42,7 +42,10 @@ class PetalsEngine:
     is_remote = True
     layout: Layout | None = "padded"
 
-    def __init__(self, spec: PetalsSpec) -> None:
+    def __init__(self, spec: PetalsSpec | None) -> None:
+        if spec is None:
+            message = "engine: got no section of kind petals; allowed: engine.kind=petals with"
+            raise RecipeError([f"{message} engine.peers"])
         self.spec = spec
         self.device = torch.device(
             "cuda" if torch.cuda.is_available() and not wants_cpu() else "cpu"
@@ -59,9 +62,8 @@ class PetalsEngine:
         _let_sessions_end()
         folder, name = petals_folder(info), self.spec.prefix or swarm_name(info)
         self._dht = open_directory(self.spec.peers, timeout=self.spec.connect_timeout)
-        what = {"dtype": spec.dtype, "weights": spec.weights, "what": info.folder.name}
         self._await_joining(name, info.layers)
-        check_servers(self._dht, name, info.layers, **what)
+        check_servers(self._dht, name, info, spec)
         dtype = DTYPES[spec.dtype]
         body = self._client(folder, name, dtype)
         self._manager = body.h.sequence_manager

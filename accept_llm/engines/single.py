@@ -19,7 +19,7 @@ class SingleEngine:
     is_remote = False
     layout: Layout | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, spec: object = None) -> None:
         self.device = torch.device(
             "cuda" if torch.cuda.is_available() and not wants_cpu() else "cpu"
         )

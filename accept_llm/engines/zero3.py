@@ -16,6 +16,7 @@ from torch import nn
 from accept_llm.backbones.loading import Sharding, homes_of
 from accept_llm.engines.group import TIMEOUT, Group
 from accept_llm.ranks import wants_cpu
+from accept_llm.recipe.engine import Zero3Engine as Zero3Spec
 
 
 class Zero3Engine(Group):
@@ -26,8 +27,8 @@ class Zero3Engine(Group):
 
     kind = "zero3"
 
-    def __init__(self, *, offload: bool = False) -> None:
-        self.offload = offload
+    def __init__(self, spec: Zero3Spec | None = None) -> None:
+        self.offload = spec is not None and spec.offload
         if wants_cpu() or not torch.cuda.is_available():
             os.environ["DS_ACCELERATOR"] = "cpu"
         os.environ.setdefault("LOCAL_RANK", "0")

@@ -57,6 +57,16 @@ class SoftCodebook(nn.Module):
             bound = fan**-0.5
             tensor.uniform_(-bound, bound, generator=generator)
 
+    def init_random(self, how: str, std: float, generator: torch.Generator) -> None:
+        """gaussian, kaiming, or zero: a Gaussian start without codewords, in which the weights keep
+        the codewords' gradient alive and step 0 equals the frozen model."""
+        if how == "kaiming":
+            self.init_kaiming(generator)
+            return
+        self.init_gaussian(std, generator)
+        if how == "zero":
+            self.codewords.data.zero_()
+
     @torch.no_grad()
     def init_from(self, rows: Tensor) -> None:
         """The best rank-r fit of `rows` (n, d) in each subspace: its truncated SVD.

@@ -19,6 +19,7 @@ from accept_llm.models.folder import (
 )
 from accept_llm.models.gguf import check_gguf, convert, converted_folder, fetch_gguf, find_gguf
 from accept_llm.models.gguf_header import config_of
+from accept_llm.recipe.budget import LinearSize
 from accept_llm.recipe.model import FolderModel, GgufModel, HubModel, ModelSpec
 from accept_llm.storage import cache_dir, model_dir
 
@@ -74,6 +75,12 @@ def read_config(spec: ModelSpec) -> tuple[dict[str, Any], Path | None]:
     if problems:
         raise RecipeError([f"{field}: {line}" for line in problems])
     return config, folder
+
+
+def find_linears(folder: Path | None) -> tuple[LinearSize, ...]:
+    """The linear layers of a folder's checkpoint; none where it has no weights."""
+    info = check_folder(folder)[0] if folder else None
+    return info.linears if info else ()
 
 
 def _checked(folder: Path, field: str) -> ModelInfo:

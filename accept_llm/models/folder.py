@@ -8,13 +8,14 @@ recipes nor where a folder came from.
 import hashlib
 import json
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 from accept_llm.errors import did_you_mean
+from accept_llm.recipe.budget import LinearSize
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
@@ -60,6 +61,10 @@ class ModelInfo:
     layers: int
     files: tuple[Path, ...]
     """The safetensors files, in the order of their names."""
+    config: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """config.json."""
+    linears: tuple[LinearSize, ...] = field(default=(), compare=False, repr=False)
+    """The linear layers, layer by layer."""
 
     @property
     def architecture(self) -> Literal["causal", "seq2seq"]:
@@ -93,7 +98,8 @@ def check_folder(folder: Path) -> tuple[ModelInfo | None, list[str]]:
     problems += _embedding_problems(shapes, sizes)
     if problems:
         return None, problems
-    return ModelInfo(folder=folder, files=files, **sizes), []
+    linears = linear_sizes(shapes, sizes["model_type"])
+    return ModelInfo(folder=folder, files=files, config=config, linears=linears, **sizes), []
 
 
 def check_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
@@ -152,9 +158,9 @@ def _read_sizes(config: dict[str, Any], path: Path) -> tuple[dict[str, Any], lis
     nested = config.get("text_config")
     text = config | nested if isinstance(nested, dict) else config
     sizes: dict[str, Any] = {"model_type": model_type, "max_positions": None}
-    for field, names in _SIZES.items():
-        sizes[field] = _positive(text, names)
-        if sizes[field] is None:
+    for size, names in _SIZES.items():
+        sizes[size] = _positive(text, names)
+        if sizes[size] is None:
             problems.append(f"{path} has no whole number above 0 for {' or '.join(names)}")
     if model_type not in SEQ2SEQ:  # T5's positions are relative: its n_positions limits nothing
         sizes["max_positions"] = _positive(text, _POSITIONS)
@@ -231,6 +237,28 @@ def read_shapes(file: Path) -> dict[str, list[int]]:
     if 8 + length + end != size:
         raise ValueError(f"{damaged}, {8 + length + end} needed; {again}")
     return shapes
+
+
+_NOT_LINEAR = ("embed", "wte.", "wpe.", "shared.", "relative_attention_bias", "lm_head")
+_TRANSPOSED = ("gpt2",)  # whose layers store (inputs, outputs)
+
+
+def linear_sizes(shapes: Mapping[str, Sequence[int]], model_type: str) -> tuple[LinearSize, ...]:
+    """The linear layers of a checkpoint, by the names of its matrices, layer by layer."""
+    found = []
+    for name in sorted(shapes, key=_by_number):
+        shape = shapes[name]
+        is_linear = name.endswith(".weight") and len(shape) == 2
+        if is_linear and not any(part in name for part in _NOT_LINEAR):
+            outputs, inputs = reversed(shape) if model_type in _TRANSPOSED else shape
+            found.append(LinearSize(name.removesuffix(".weight"), inputs, outputs))
+    return tuple(found)
+
+
+def _by_number(name: str) -> list[tuple[bool, int, str]]:
+    """Sorts layers.2 before layers.10."""
+    parts = name.split(".")
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,19 @@
 """The shapes of a model, from its config.json alone: how many numbers its matrices have."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from accept_llm.errors import RecipeError
+from accept_llm.recipe.budget import LinearSize
 
 # Causal families by their feed-forward part: with a gate (three matrices), or without (two).
 GATED = (
     *("gemma", "gemma2", "granite", "llama", "mistral", "mixtral", "olmo2", "phi3"),
     *("qwen2", "qwen3", "smollm3"),
+)
+LLAMA_NAMES = (
+    *("gemma", "gemma2", "granite", "llama", "mistral", "olmo2", "qwen2", "qwen3", "smollm3"),
 )
 PLAIN = ("gpt2", "gpt_neox", "opt", "phi", "starcoder2")
 
@@ -86,15 +91,49 @@ class Sizes:
     def largest_matrix(self) -> int:
         return max(self.words, self.hidden * max(self.ffn, self.inner))
 
+    def linear_layers(self, model_type: str) -> tuple[LinearSize, ...]:
+        """The linear layers by the names of the family, as `linear_sizes` finds them in a
+        checkpoint; none for a family whose names are not known here."""
+        if model_type == "t5":
+            return tuple(self._t5_layers())
+        return tuple(self._llama_layers()) if model_type in LLAMA_NAMES else ()
 
-def read_sizes(config: dict[str, Any]) -> Sizes:
+    def _llama_layers(self) -> Iterator[LinearSize]:
+        attention = {"q": self.inner, "k": self.keys, "v": self.keys}
+        for number in range(self.layers):
+            layer = f"model.layers.{number}"
+            for name, outputs in attention.items():
+                yield LinearSize(f"{layer}.self_attn.{name}_proj", self.hidden, outputs)
+            yield LinearSize(f"{layer}.self_attn.o_proj", self.inner, self.hidden)
+            yield LinearSize(f"{layer}.mlp.gate_proj", self.hidden, self.ffn)
+            yield LinearSize(f"{layer}.mlp.up_proj", self.hidden, self.ffn)
+            yield LinearSize(f"{layer}.mlp.down_proj", self.ffn, self.hidden)
+
+    def _t5_layers(self) -> Iterator[LinearSize]:
+        inner = ("wi_0", "wi_1") if self.gated else ("wi",)
+        both = ("SelfAttention", "EncDecAttention")
+        stacks = (("encoder", self.layers, both[:1]), ("decoder", self.decoder_layers, both))
+        for stack, count, attentions in stacks:
+            for block in (f"{stack}.block.{number}" for number in range(count)):
+                for place, attention in enumerate(attentions):
+                    at = f"{block}.layer.{place}.{attention}"
+                    for name in ("q", "k", "v"):
+                        yield LinearSize(f"{at}.{name}", self.hidden, self.inner)
+                    yield LinearSize(f"{at}.o", self.inner, self.hidden)
+                at = f"{block}.layer.{len(attentions)}.DenseReluDense"
+                for name in inner:
+                    yield LinearSize(f"{at}.{name}", self.hidden, self.ffn)
+                yield LinearSize(f"{at}.wo", self.ffn, self.hidden)
+
+
+def read_sizes(config: Mapping[str, Any]) -> Sizes:
     """From a config as transformers writes it; RecipeError where a size is missing, and for a
     family whose matrices are not known here."""
     model_type = config.get("model_type")
     if model_type == "t5":
         return _t5(config)
     nested = config.get("text_config")
-    config = config | nested if isinstance(nested, dict) else config
+    config = {**config, **nested} if isinstance(nested, dict) else config
     if model_type not in (*GATED, *PLAIN):
         known = ", ".join(sorted(("t5", *GATED, *PLAIN)))
         got = f"model: no plan for a model of type {model_type!r}"
@@ -120,7 +159,7 @@ def read_sizes(config: dict[str, Any]) -> Sizes:
 _TIED = {**dict.fromkeys(("gemma", "gemma2", "gpt2", "opt", "starcoder2", "smollm3"), True)}
 
 
-def _t5(config: dict[str, Any]) -> Sizes:
+def _t5(config: Mapping[str, Any]) -> Sizes:
     layers, heads = _number(config, "num_layers"), _number(config, "num_heads")
     return Sizes(
         hidden=_number(config, "d_model"),
@@ -136,7 +175,7 @@ def _t5(config: dict[str, Any]) -> Sizes:
     )
 
 
-def _number(config: dict[str, Any], *names: str, default: int | None = None) -> int:
+def _number(config: Mapping[str, Any], *names: str, default: int | None = None) -> int:
     for name in names:
         value = config.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:

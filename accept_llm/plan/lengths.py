@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from accept_llm.data.sources import task_from
 from accept_llm.recipe.task import TaskSpec
-from accept_llm.tasks.base import Example
+from accept_llm.tasks.base import Example, Task
 
 SAMPLE = 2000
 
@@ -32,11 +31,13 @@ class Lengths:
         return round(min(rows * self.mean + 2.7 * self.spread * rows**0.5, rows * self.longest))
 
 
-def measure(spec: TaskSpec, examples: Sequence[Example], rows: int, folder: Path | None) -> Lengths:
+def measure(
+    spec: TaskSpec, task: Task, examples: Sequence[Example], rows: int, folder: Path | None
+) -> Lengths:
     """The lengths of some `examples` out of `rows`; without a tokenizer in `folder`, or without
     examples, every input counts as `task.max_length`."""
     most = spec.max_length
-    asks = task_from(spec).asks(spec.cue)
+    asks = task.asks(spec.cue)
     found = count_tokens([e.text(asks) for e in examples], folder) if examples and folder else None
     if not found:
         what = "the tokenizer" if examples else "the rows"

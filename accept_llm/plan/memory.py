@@ -9,8 +9,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from accept_llm.engines.facts import facts_of
 from accept_llm.models.sizes import Sizes
 from accept_llm.plan.lengths import Lengths
+from accept_llm.recipe.model import Quantization
 
 # What is resident in a process that trains, before data and model: Python and the libraries.
 PROCESS = 430e6
@@ -19,16 +21,16 @@ CURVES = 110e6  # of drawing them at the end, when the activations are gone
 ROW, ROW_TOKEN = 400, 80  # bytes of an example in memory, and of each of its tokens
 CONTEXT = 0.6e9  # of CUDA on a device, and of cuBLAS's workspaces
 # How many blocks' worth of activations a step's peak has above what autograd keeps: a block's
-# gradients, and what stays with the allocator. Measured on the CPU, where fsdp2.py has freed memory
-# given back; on CUDA taken from there.
+# gradients, and what stays with the allocator. Measured on the CPU, where an engine may have freed
+# memory given back; on CUDA taken from there.
 SLACK, SLACK_RETURNED = 3.5, 1.3
 GROUPED = 1.2  # examples of about one length are padded to the longest of them (packed.py)
 INT8_ROWS = 512  # rows of an int8 matrix that the CPU makes fp32 at a time (linear.py)
 SCALED = 64  # inputs that share a scale (int8.py)
 
 # Bytes of a number in a linear layer, in the embeddings and LM head; None: as `dtype`.
-FORMATS: dict[str, tuple[float | None, float | None]] = {
-    "bf16": (None, None),
+FORMATS: dict[str | None, tuple[float | None, float | None]] = {
+    None: (None, None),
     "int8": (1.0, 1.0),
     "bnb-int8": (1.0, None),
     "bnb-nf4": (0.5 + 4 / 64, None),
@@ -52,7 +54,7 @@ class Machine:
 
     def used_by(self, engine: str) -> int:
         """How many of the ranks an engine has."""
-        return 1 if engine == "single" else self.ranks
+        return self.ranks if facts_of(engine).has_ranks else 1
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,9 @@ class Work:
     composed: int
     """Vectors that the prompt composes: m and the l positions of what is added."""
     trained: int
+    inside: tuple[int, int]
+    """Numbers in fp32 that modules inside the model keep: for a token of the input, and for one of
+    a decoder."""
     batch: int
     """Examples of a step, all ranks together."""
     micro: int | None
@@ -91,10 +96,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Placement:
-    """How the frozen weights are held: see recipe_parts.py's engines."""
+    """How the frozen weights are held: see recipe/engine.py."""
 
     engine: str
-    weights_format: str
+    quantization: Quantization | None
     offload: bool = False
     shard_size: int | None = None
     in_fp32: bool = False
@@ -106,7 +111,7 @@ class Estimate:
     """Bytes on one rank's device while it trains; its host memory; a step's time and traffic."""
 
     engine: str
-    weights_format: str
+    quantization: Quantization | None
     weights: float
     activations: float
     trained: float
@@ -128,23 +133,24 @@ class Estimate:
 def estimate(sizes: Sizes, work: Work, machine: Machine, placement: Placement) -> Estimate:
     """One row of the plan."""
     engine, cpu = placement.engine, machine.device == "cpu"
-    ranks = machine.used_by(engine)
-    shards = min(placement.shard_size or ranks, ranks) if engine in ("fsdp2", "zero3") else 1
-    whole = weight_bytes(sizes, placement.weights_format, work.width)
+    facts, ranks = facts_of(engine), machine.used_by(engine)
+    shards = min(placement.shard_size or ranks, ranks) if facts.gathers else 1
+    whole = weight_bytes(sizes, placement.quantization, work.width)
     gathered = whole
     if placement.in_fp32 and work.width == 2:
         gathered, work = 2 * whole, replace(work, width=4)
     buffers = 8.0 * work.trained if ranks > 1 else 0.0
-    if engine == "fsdp2":
-        # The CPU keeps one part beside the shards (fsdp2.py); a GPU gathers the next one early.
+    if facts.gathers == "layer":
+        # The CPU keeps one layer beside the shards; a GPU gathers the next one early.
         buffers += (2 if cpu else 3) * sizes.largest_part * gathered / sizes.parameters
-    elif engine == "zero3":
+    elif facts.gathers == "matrix":
         buffers += 2 * sizes.largest_matrix * gathered / sizes.parameters
-    if placement.weights_format != "bf16":
+    if placement.quantization is not None:
         buffers += _dequantisation(sizes, machine, work)
     rows = work.rows(ranks)
-    slack = SLACK if cpu and engine != "fsdp2" else SLACK_RETURNED
+    slack = SLACK if cpu and not facts.returns_memory else SLACK_RETURNED
     kept, block = saved(sizes, work, machine, rows)
+    kept += kept_inside(sizes, work, rows)
     activations = max(kept + slack * block, evaluation(sizes, work, machine))
     data = work.lengths.rows * (ROW + ROW_TOKEN * work.lengths.mean)
     process, here = PROCESS + VOCABULARY * sizes.vocab + data, whole / shards
@@ -152,11 +158,11 @@ def estimate(sizes: Sizes, work: Work, machine: Machine, placement: Placement) -
         activations = max(activations, _loading(sizes, placement), CURVES)
         host = here + activations + buffers + process + 16.0 * work.trained
     else:
-        loaded = whole if shards == 1 and placement.weights_format == "bf16" else 0.0
+        loaded = whole if shards == 1 and placement.quantization is None else 0.0
         host = process + max(loaded, here if placement.offload else 0.0)
     return Estimate(
         engine=engine,
-        weights_format=placement.weights_format,
+        quantization=placement.quantization,
         weights=0.0 if placement.offload and not cpu else here,
         activations=activations,
         trained=16.0 * work.trained + 16.0 * work.composed * sizes.hidden,
@@ -168,10 +174,10 @@ def estimate(sizes: Sizes, work: Work, machine: Machine, placement: Placement) -
     )
 
 
-def weight_bytes(sizes: Sizes, weights_format: str, width: int) -> float:
+def weight_bytes(sizes: Sizes, quantization: Quantization | None, width: int) -> float:
     """Bytes of all frozen weights, whole; activations of `width` bytes a number."""
-    linear, words = FORMATS[weights_format]
-    scale = width / SCALED if weights_format == "int8" else 0.0
+    linear, words = FORMATS[quantization]
+    scale = width / SCALED if quantization == "int8" else 0.0
     matrices = sizes.linear * (width if linear is None else linear + scale)
     vocabulary = (sizes.words + sizes.head) * (width if words is None else words + scale)
     return matrices + vocabulary + sizes.norms * width
@@ -187,7 +193,7 @@ def _dequantisation(sizes: Sizes, machine: Machine, work: Work) -> float:
 
 def _loading(sizes: Sizes, placement: Placement) -> float:
     """The mapped pages of a bf16 file, while from_pretrained copies it."""
-    whole = placement.engine in ("single", "ddp") and placement.weights_format != "int8"
+    whole = facts_of(placement.engine).loads_whole and placement.quantization != "int8"
     return 2.0 * sizes.parameters if whole else 0.0
 
 
@@ -210,6 +216,18 @@ def saved(sizes: Sizes, work: Work, machine: Machine, rows: int) -> tuple[float,
     if work.checkpointing:
         return (sizes.layers * work.width + 4) * tokens * sizes.hidden + block + logits, block
     return sizes.layers * block + 4 * tokens * sizes.hidden + logits, block
+
+
+def kept_inside(sizes: Sizes, work: Work, rows: int) -> float:
+    """Bytes that a method inside the model keeps of a forward pass: fp32 copies of its inputs."""
+    of_input, of_decoder = work.inside
+    if work.packed:
+        tokens = work.prompt + work.lengths.tokens(rows) + rows * work.answer
+    else:
+        tokens = rows * (work.prompt + work.lengths.longest)
+    kept = 4.0 * (tokens * of_input + rows * max(1, work.answer) * of_decoder)
+    blocks = sizes.layers + sizes.decoder_layers
+    return kept / blocks if work.checkpointing else kept  # one block's at a time
 
 
 def _block(sizes: Sizes, work: Work, machine: Machine, tokens: int, keys: int) -> float:

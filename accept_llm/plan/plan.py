@@ -6,18 +6,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from accept_llm.checks import Prepared
 from accept_llm.data.sources import sample, task_from
 from accept_llm.engines.check import check_format
-from accept_llm.engines.facts import COMMANDS, LOCAL, WEIGHTS
+from accept_llm.engines.facts import ALONE, LOCAL, SHARDED, facts_of
 from accept_llm.errors import RecipeError
-from accept_llm.models.find import read_config
+from accept_llm.models.find import find_linears, read_config
 from accept_llm.models.sizes import Sizes, read_sizes
 from accept_llm.plan.lengths import SAMPLE, count_tokens, measure
 from accept_llm.plan.machine import find_launched, find_machine
 from accept_llm.plan.memory import Estimate, Machine, Placement, Work, estimate
-from accept_llm.recipe.budget import solve
+from accept_llm.recipe.budget import Shape
+from accept_llm.recipe.model import Quantization
 from accept_llm.recipe.recipe import Recipe
-from accept_llm.tasks.base import Example, score_text
+from accept_llm.tasks.base import Example, Task, score_text
 
 MARGIN = 0.15  # how far an estimate may be off
 MOST_ROWS = 1 << 20
@@ -57,8 +59,8 @@ class Plan:
     @property
     def chosen(self) -> Row:
         """The recipe's own row."""
-        asked = (self.engine, self.recipe.model.weights)
-        return next(r for r in self.rows if (r.needs.engine, r.needs.weights_format) == asked)
+        asked = (self.engine, self.recipe.model.quantization)
+        return next(r for r in self.rows if (r.needs.engine, r.needs.quantization) == asked)
 
 
 def make_plan(
@@ -77,20 +79,19 @@ def make_plan(
     """
     machine = find_machine(gpus, gpu_memory, rate)
     named = recipe.engine.kind if recipe.engine else None
-    kind = engine or named or ("single" if machine.ranks == 1 else "fsdp2")
+    kind = engine or named or (ALONE if machine.ranks == 1 else SHARDED)
     if kind not in LOCAL:
         got = f"engine.kind: got {kind!r}, whose weights lie on other machines"
         raise RecipeError([f"{got}; --engine plans for: {', '.join(LOCAL)}"])
-    return _plan(recipe, kind, machine, *sample(recipe.task, SAMPLE))
+    rows = sample(recipe.task, SAMPLE)
+    return _plan(_look_up(recipe, task_from(recipe.task), rows), kind, machine)
 
 
-def check_memory(recipe: Recipe, engine: str, examples: list[Example]) -> str | None:
-    """Refuses a run that this machine's memory cannot hold, with the lines to change; `examples`
-    are the training rows. Gives a note where the model's sizes are not known, and nothing can be
-    checked."""
-    machine = find_launched()
+def check_memory(prepared: Prepared, engine: str) -> str | None:
+    """Refuses a run that this machine's memory cannot hold, with the lines to change. Gives a note
+    where the model's sizes are not known, and nothing can be checked."""
     try:
-        plan = _plan(recipe, engine, machine, examples[:SAMPLE], len(examples))
+        plan = _plan(_known(prepared), engine, find_launched())
     except RecipeError as error:
         return f"memory is not checked: {error.problems[0]}"
     if plan.chosen.fits == "no":
@@ -108,64 +109,95 @@ def _gb(size: float) -> str:
     return f"{size / 1e9:.2f} GB"
 
 
-def _plan(recipe: Recipe, kind: str, machine: Machine, examples: list[Example], count: int) -> Plan:
+@dataclass(frozen=True)
+class Subject:
+    """What a plan is made of: a recipe, what follows from it on its model, and some of its rows."""
+
+    recipe: Recipe
+    task: Task
+    sizes: Sizes
+    shape: Shape
+    folder: Path | None
+    """The model's, where it is here."""
+    examples: list[Example]
+    count: int
+    """All training rows."""
+
+
+def _look_up(recipe: Recipe, task: Task, rows: tuple[list[Example], int]) -> Subject:
+    """Of a recipe alone: its model may be known by its config only."""
     config, folder = read_config(recipe.model)
-    sizes = read_sizes(config)
+    sizes, model_type = read_sizes(config), str(config.get("model_type"))
+    shape = recipe.method.shape(
+        hidden=sizes.hidden,
+        positions=recipe.task.max_length,
+        model_type=model_type,
+        linears=find_linears(folder) or sizes.linear_layers(model_type),
+    )
+    return Subject(recipe, task, sizes, shape, folder, *rows)
+
+
+def _known(prepared: Prepared) -> Subject:
+    """Of a recipe whose rows are read, and whose model is looked at if it is here."""
+    recipe, task, train = prepared.recipe, prepared.task, prepared.rows.train
+    rows = train[:SAMPLE], len(train)
+    if prepared.model is None or prepared.shape is None:
+        return _look_up(recipe, task, rows)
+    sizes = read_sizes(prepared.model.config)
+    return Subject(recipe, task, sizes, prepared.shape, prepared.model.folder, *rows)
+
+
+def _plan(subject: Subject, kind: str, machine: Machine) -> Plan:
+    recipe, sizes = subject.recipe, subject.sizes
     check_format(recipe, kind)
-    work = _work(recipe, sizes, examples, count, folder)
-    pairs = [(local, weights) for local in LOCAL for weights in WEIGHTS[local]]
+    work = _work(subject)
+    pairs = [(local, held) for local in LOCAL for held in facts_of(local).quantizations]
     rows = tuple(_row(sizes, work, machine, _place(recipe, *pair)) for pair in pairs)
-    plan = Plan(recipe, kind, sizes, work, machine, rows, _disk(folder, sizes, work), ())
+    plan = Plan(recipe, kind, sizes, work, machine, rows, _disk(subject.folder, sizes, work), ())
     return replace(plan, changes=tuple(_changes(plan))) if plan.chosen.fits == "no" else plan
 
 
 # --- what is computed -------------------------------------------------------------------
 
 
-def _work(
-    recipe: Recipe, sizes: Sizes, examples: list[Example], count: int, folder: Path | None
-) -> Work:
-    positions, train = recipe.task.max_length, recipe.train
-    shape = solve(recipe.prompt, hidden=sizes.hidden, positions=positions)
-    lengths = measure(recipe.task, examples, count, folder)
-    task = task_from(recipe.task)
-    trained = shape.parameters
-    if recipe.head.kind == "linear":
-        trained += sizes.hidden * max(1, len(task.labels))
+def _work(subject: Subject) -> Work:
+    recipe, sizes, shape = subject.recipe, subject.sizes, subject.shape
+    train, head, classes = recipe.train, recipe.head, len(subject.task.labels)
+    lengths = measure(recipe.task, subject.task, subject.examples, subject.count, subject.folder)
     batch = train.batch_size or max(1, int((train.tokens_per_batch or 0) / lengths.mean))
     return Work(
         lengths=lengths,
         prompt=shape.length,
-        composed=shape.length + (positions if shape.added or shape.rank else 0),
-        trained=trained,
+        composed=shape.composed,
+        trained=shape.parameters + head.parameters(hidden=sizes.hidden, classes=classes),
+        inside=shape.inputs_kept,
         batch=batch,
         micro=train.micro_batch_size,
         evaluated=train.eval_batch_size,
-        answer=_answer(recipe, examples, folder),
-        choices=len(task.labels) if recipe.head.kind == "choice" else 1,
-        generates=recipe.head.kind == "generate",
+        answer=_answer(subject),
+        choices=len(head.texts(subject.task) or [""]),
+        generates=head.answer_limit > 0,
         packed=not sizes.decoder_layers and recipe.model.layout != "padded",
         checkpointing=recipe.model.checkpointing,
         width=2 if recipe.model.dtype == "bf16" else 4,
     )
 
 
-def _answer(recipe: Recipe, examples: list[Example], folder: Path | None) -> int:
+MOST_LABEL_TOKENS = 8  # of a label's text, where no tokenizer is at hand
+
+
+def _answer(subject: Subject) -> int:
     """Tokens that the model is trained to say, its end included: on average, and half again."""
-    head, task = recipe.head, task_from(recipe.task)
-    if head.kind == "linear":
-        return 0
-    if head.kind == "label_words":
-        return 1
-    texts = list(task.words)
-    if head.kind == "generate":
-        labels = [example.label for example in examples]
+    head = subject.recipe.head
+    texts, limit = head.texts(subject.task), head.answer_limit
+    if texts is None and not limit:
+        return head.reads_token
+    if texts is None:
+        labels = [example.label for example in subject.examples]
         texts = [x[0] if isinstance(x, tuple) else score_text(x) for x in labels]
-    counts = count_tokens(texts, folder) if texts and folder else None
-    limit = head.max_new_tokens if head.kind == "generate" else 8
-    if not counts:
-        return limit
-    return min(limit, round(1.5 * sum(counts) / len(counts)) + 1)
+    counts = count_tokens(texts, subject.folder) if texts and subject.folder else None
+    most = limit or MOST_LABEL_TOKENS
+    return min(most, round(1.5 * sum(counts) / len(counts)) + 1) if counts else most
 
 
 def _disk(folder: Path | None, sizes: Sizes, work: Work) -> float:
@@ -178,12 +210,12 @@ def _disk(folder: Path | None, sizes: Sizes, work: Work) -> float:
 # --- what fits --------------------------------------------------------------------------
 
 
-def _place(recipe: Recipe, engine: str, weights: str) -> Placement:
+def _place(recipe: Recipe, engine: str, quantization: Quantization | None) -> Placement:
     """With the options of the recipe's engine, where it is this one."""
     spec = recipe.engine if recipe.engine and recipe.engine.kind == engine else None
     return Placement(
         engine,
-        weights,
+        quantization,
         offload=getattr(spec, "offload", False),
         shard_size=getattr(spec, "shard_size", None),
         in_fp32=getattr(spec, "param_dtype", None) is not None,
@@ -195,7 +227,7 @@ def _row(sizes: Sizes, work: Work, machine: Machine, placement: Placement) -> Ro
         return estimate(sizes, work, machine, placement)
 
     ranks, memory = machine.used_by(placement.engine), machine.memory
-    if machine.device == "cpu" and placement.engine == "single":
+    if machine.device == "cpu" and not facts_of(placement.engine).has_ranks:
         memory *= machine.ranks  # the whole host
     low, high = 0, MOST_ROWS  # rows that fit, and that do not
     while high - low > 1:
@@ -214,17 +246,17 @@ def _changes(plan: Plan) -> Iterator[str]:
     """The first of these that fits: smaller passes, blocks computed again, int8 weights, shards
     over more devices."""
     model, work, machine = plan.recipe.model, plan.work, plan.machine
-    formats = [model.weights]
-    if "int8" in WEIGHTS[plan.engine] and model.weights == "bf16":
+    formats: list[Quantization | None] = [model.quantization]
+    if "int8" in facts_of(plan.engine).quantizations and model.quantization is None:
         formats.append("int8")
-    for weights in formats:
+    for quantization in formats:
         for again in dict.fromkeys((model.checkpointing, True)):
             tried = replace(work, checkpointing=again)
-            row = _row(plan.sizes, tried, machine, _place(plan.recipe, plan.engine, weights))
+            row = _row(plan.sizes, tried, machine, _place(plan.recipe, plan.engine, quantization))
             if not row.rows:
                 continue
-            if weights != model.weights:
-                yield f"model.weights: {weights}"
+            if quantization != model.quantization:
+                yield f"model.quantization: {quantization}"
             if again != model.checkpointing:
                 yield "model.checkpointing: true"
             size = _power_of_two(row.rows)
@@ -236,10 +268,10 @@ def _changes(plan: Plan) -> Iterator[str]:
     for ranks in (2, 4, 8, 16, 32):
         more = replace(machine, ranks=ranks)
         if machine.device == "cuda" and ranks > machine.ranks:
-            row = _row(plan.sizes, work, more, Placement("fsdp2", formats[-1]))
+            row = _row(plan.sizes, work, more, Placement(SHARDED, formats[-1]))
             if row.rows:
-                command = COMMANDS["fsdp2"].replace(" N ", f" {ranks} ")
-                yield f"engine: {{kind: fsdp2}}  # on {ranks} such GPUs: {command}"
+                command = facts_of(SHARDED).command.replace(" N ", f" {ranks} ")
+                yield f"engine: {{kind: {SHARDED}}}  # on {ranks} such GPUs: {command}"
                 return
 
 

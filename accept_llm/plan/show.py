@@ -27,12 +27,12 @@ def print_plan(plan: Plan, *, engine: str | None) -> None:
     rows = [row for row in plan.rows if engine in (None, row.needs.engine)]
     for names, cells in ((NEEDS, _needs), (LIMITS, _limits)):
         table = Table(box=SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
-        for name in ("engine", "weights", *names):
-            justify: Any = "left" if name in ("engine", "weights") else "right"
+        for name in ("engine", "quantization", *names):
+            justify: Any = "left" if name in ("engine", "quantization") else "right"
             table.add_column(name, justify=justify)
         for row in rows:
             mark = "*" if row is plan.chosen else ""
-            table.add_row(row.needs.engine + mark, row.needs.weights_format, *cells(row))
+            table.add_row(row.needs.engine + mark, row.needs.quantization or "none", *cells(row))
         Console().print(table)
     print("\n".join(_ends(plan)))
 
@@ -86,7 +86,7 @@ def _ends(plan: Plan) -> Iterator[str]:
 def as_dict(plan: Plan) -> dict[str, Any]:
     """Everything in bytes and seconds, for JSON."""
     rows = {
-        f"{row.needs.engine} {row.needs.weights_format}": {
+        f"{row.needs.engine} {row.needs.quantization or 'none'}": {
             **asdict(row.needs),
             "total": row.needs.total,
             "fits": row.fits,
@@ -98,7 +98,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
     return {
         "recipe": plan.recipe.name,
         "engine": plan.engine,
-        "weights": plan.recipe.model.weights,
+        "quantization": plan.recipe.model.quantization,
         "model": {**asdict(plan.sizes), "parameters": plan.sizes.parameters},
         "work": asdict(plan.work),
         "machine": asdict(plan.machine),

@@ -1,30 +1,34 @@
-"""How many codewords, tokens or ranks a budget of trainable numbers buys.
+"""The sizes of what is trained: how many parameters, prepended tokens and offsets a method has.
 
-The rule of the paper (appendix A): a codebook of r codewords over n tokens has r*d + r*n*K
-numbers (eq. 7), and r is the largest that stays within the budget. SCPP has m*d numbers to
-spend, SCAP and DePT's low-rank pair have the rest of budget*d. Needs no torch.
+A budget buys codewords by the rule of the paper (appendix A): a codebook of r codewords over n
+tokens has r*d + r*n*K parameters (eq. 7), and r is the largest that stays within the budget. Needs
+no torch.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from accept_llm.errors import RecipeError
-from accept_llm.recipe.method import AcceptPrompt, Added, DeptPrompt, PlainPrompt, Prepended
+from pydantic import ConfigDict
 
-PAPER_SUBSPACES = {"prepended": 24, "added": 2}  # K of section 4.1, for every model
+from accept_llm.recipe.types import Count, Positive, Size
+
+STRICT = ConfigDict(extra="forbid")  # for the shapes that an adapter's card holds
 
 
 @dataclass(frozen=True)
 class CodebookShape:
     """A codebook that composes `tokens` vectors of width `hidden`."""
 
-    tokens: int
-    hidden: int
-    subspaces: int
-    codewords: int
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    tokens: Count
+    hidden: Count
+    subspaces: Count
+    codewords: Count
 
     @property
     def parameters(self) -> int:
-        """Trainable numbers: r*d + r*n*K (eq. 7)."""
+        """Trained parameters: r*d + r*n*K (eq. 7)."""
         return self.codewords * (self.hidden + self.tokens * self.subspaces)
 
     @property
@@ -34,82 +38,99 @@ class CodebookShape:
         return [width + (k < wider) for k in range(self.subspaces)]
 
 
-@dataclass(frozen=True)
-class PromptShape:
-    """The sizes of a prompt: what the modules are built from and the adapter records."""
+class Shape:
+    """The sizes of a method on a model: what its module is built from and its card records.
 
-    hidden: int
+    A subclass is a frozen dataclass of JSON values, so that a card can hold it.
+    """
+
     length: int
-    """m, the prepended tokens."""
-    positions: int
-    """l, the token positions that have an added offset."""
+    """m: the prepended tokens."""
+    positions: int | None
+    """l: the longest input, in tokens; None where any length will do."""
+
+    @property
+    def parameters(self) -> int:
+        """Trained parameters of the whole method."""
+        raise NotImplementedError
+
+    @property
+    def composed(self) -> int:
+        """Vectors of the model's width that are composed in a step."""
+        return self.length
+
+    @property
+    def inputs_kept(self) -> tuple[int, int]:
+        """Numbers in fp32 that the backward pass keeps for each token of the input, and for each
+        token of a decoder's, because of modules inside the frozen model."""
+        return 0, 0
+
+
+@dataclass(frozen=True)
+class PromptShape(Shape):
+    """The sizes of a prompt: prepended tokens, free or from a codebook, and added offsets, none,
+    from a codebook or from a low-rank pair."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    hidden: Count
+    length: Size
+    positions: Count
     prepended: CodebookShape | None = None
     """None with length > 0: free prompt tokens."""
     added: CodebookShape | None = None
-    rank: int | None = None
+    rank: Count | None = None
     """Rank of DePT's added low-rank pair."""
 
     @property
     def parameters(self) -> int:
-        """Trainable numbers of the whole prompt."""
         prepended = self.prepended.parameters if self.prepended else self.length * self.hidden
         added = self.added.parameters if self.added else 0
         return prepended + added + (self.rank or 0) * (self.hidden + self.positions)
 
-
-def codebook_shape(
-    spec: Prepended | Added, *, part: str, tokens: int, hidden: int, budget: int
-) -> CodebookShape:
-    """Solves r = floor(budget / (d + n*K)); `part` is "prepended" or "added".
-
-    Raises RecipeError when K exceeds d or when the budget buys no codeword.
-    """
-    if spec.subdim is not None:
-        subspaces, given = -(-hidden // spec.subdim), f"prompt.{part}.subdim: got {spec.subdim}"
-    else:
-        subspaces = spec.subspaces or PAPER_SUBSPACES[part]
-        given = f"prompt.{part}.subspaces: got {subspaces}"
-    if subspaces > hidden or (spec.subdim or 0) > hidden:
-        raise RecipeError([f"{given}; allowed: at most the model's hidden size ({hidden})"])
-    affordable = budget // (hidden + tokens * subspaces)
-    codewords = spec.codewords or affordable
-    if codewords < 1:
-        raise RecipeError(
-            [
-                f"{given}; allowed: fewer, or a larger prompt.budget: one codeword costs "
-                f"{hidden + tokens * subspaces} numbers and this part has {budget}"
-            ]
-        )
-    return CodebookShape(tokens=tokens, hidden=hidden, subspaces=subspaces, codewords=codewords)
+    @property
+    def composed(self) -> int:
+        return self.length + (self.positions if self.added or self.rank else 0)
 
 
-def solve(
-    spec: AcceptPrompt | PlainPrompt | DeptPrompt, *, hidden: int, positions: int
-) -> PromptShape:
-    """The sizes of the prompt that `spec` asks for on a model of width `hidden`."""
-    if spec.kind == "pt":
-        return PromptShape(hidden=hidden, length=spec.budget, positions=positions)
-    rest = (spec.budget - spec.length) * hidden
-    if spec.kind == "dept":
-        rank = spec.rank or rest // (hidden + positions)
-        if rank < 1:
-            raise RecipeError(
-                [f"prompt.budget: got {spec.budget}; allowed: enough for rank 1 of the added pair"]
-            )
-        return PromptShape(hidden=hidden, length=spec.length, positions=positions, rank=rank)
-    prepended = added = None
-    if spec.length:
-        prepended = codebook_shape(
-            spec.prepended,
-            part="prepended",
-            tokens=spec.length,
-            hidden=hidden,
-            budget=spec.length * hidden,
-        )
-    if spec.added:
-        added = codebook_shape(
-            spec.added, part="added", tokens=positions, hidden=hidden, budget=rest
-        )
-    return PromptShape(
-        hidden=hidden, length=spec.length, positions=positions, prepended=prepended, added=added
-    )
+@dataclass(frozen=True)
+class LinearSize:
+    """A linear layer of the frozen model."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    name: str
+    """Its module's name below the language model: model.layers.0.self_attn.q_proj."""
+    inputs: Count
+    outputs: Count
+
+    @property
+    def reads_answers(self) -> bool:
+        """Whether the layer reads the tokens of a decoder, not those of the input."""
+        crosses = "EncDecAttention" in self.name and self.name.endswith((".k", ".v"))
+        return self.name.startswith("decoder.") and not crosses
+
+
+@dataclass(frozen=True)
+class LoraShape(Shape):
+    """The sizes of low-rank pairs beside linear layers."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    length: ClassVar[int] = 0  # type: ignore[misc]
+    positions: ClassVar[int | None] = None  # type: ignore[misc]
+
+    rank: Count
+    alpha: Positive
+    layers: tuple[LinearSize, ...]
+
+    @property
+    def parameters(self) -> int:
+        return sum(self.rank * (layer.inputs + layer.outputs) for layer in self.layers)
+
+    @property
+    def inputs_kept(self) -> tuple[int, int]:
+        kept = [0, 0]
+        for layer in self.layers:
+            kept[layer.reads_answers] += layer.inputs + self.rank
+        return kept[0], kept[1]

@@ -2,21 +2,32 @@
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
 from accept_llm.errors import RecipeError
-from accept_llm.recipe.types import Count, Positive, Spec
+from accept_llm.recipe.types import Count, Positive, Spec, kind_of
 
 
-class SingleEngine(Spec):
+class BaseEngine(Spec):
+    """What every engine's section says of itself."""
+
+    may_change: ClassVar[tuple[str, ...]] = ()
+    """Fields that may differ when a run goes on: its results do not depend on them."""
+
+    def lasting(self) -> dict[str, Any]:
+        """The fields that a run must keep when it goes on."""
+        return self.model_dump(exclude=set(self.may_change))
+
+
+class SingleEngine(BaseEngine):
     """One process, on the CPU or on one GPU."""
 
     kind: Literal["single"]
 
 
-class DdpEngine(Spec):
+class DdpEngine(BaseEngine):
     """All the frozen weights in each of several processes."""
 
     kind: Literal["ddp"]
@@ -28,7 +39,7 @@ def _only_wider(value: Any) -> Any:
     return value
 
 
-class Fsdp2Engine(Spec):
+class Fsdp2Engine(BaseEngine):
     """The frozen weights in shards over all processes (torch's fully_shard)."""
 
     kind: Literal["fsdp2"]
@@ -42,7 +53,7 @@ class Fsdp2Engine(Spec):
     activations too. Narrower than they are held is model.dtype itself: weights never change."""
 
 
-class Zero3Engine(Spec):
+class Zero3Engine(BaseEngine):
     """The frozen weights in shards over all processes (DeepSpeed's ZeRO-3; the extra
     `deepspeed`)."""
 
@@ -84,9 +95,14 @@ def check_addresses(peers: Sequence[str], field: str) -> None:
 Address = Annotated[str, BeforeValidator(_address)]
 
 
-class PetalsEngine(Spec):
+class PetalsEngine(BaseEngine):
     """The frozen blocks on the servers of a Petals swarm (launchers/petals_server.py); this process
     keeps embeddings, prompt and head, and sends activations and gradients."""
+
+    may_change = (
+        *("peers", "micro_batch_tokens", "in_flight", "per_server", "padding_side"),
+        *("connect_timeout", "request_timeout", "retries", "wait"),
+    )
 
     kind: Literal["petals"]
     peers: Annotated[list[Address], BeforeValidator(_one_or_more)] = Field(default_factory=list)
@@ -120,3 +136,5 @@ EngineSpec = Annotated[
     SingleEngine | DdpEngine | Fsdp2Engine | Zero3Engine | PetalsEngine,
     Field(discriminator="kind"),
 ]
+
+ENGINE_KINDS: tuple[str, ...] = tuple(map(kind_of, get_args(get_args(EngineSpec)[0])))

@@ -5,11 +5,14 @@ It walks the classes it is given and knows no field by name.
 
 import types
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from accept_llm.errors import did_you_mean, refusal, short
+from accept_llm.errors import RecipeError, did_you_mean, refusal, short
+from accept_llm.recipe.upgrade import RENAMED
+
+T = TypeVar("T")
 
 # What pydantic calls it -> what is allowed, with the names of the error's context.
 _ALLOWED = {
@@ -17,6 +20,8 @@ _ALLOWED = {
     **dict.fromkeys(["float_type", "float_parsing"], "a number"),
     **dict.fromkeys(["bool_type", "bool_parsing"], "true or false"),
     **dict.fromkeys(["model_type", "model_attributes_type", "dict_type"], "a mapping of keys"),
+    **dict.fromkeys(["dataclass_type", "mapping_type"], "a mapping of keys"),
+    "tuple_type": "a list",
     "finite_number": "a finite number",
     "string_type": "text",
     "string_pattern_mismatch": "text of the form {pattern}",
@@ -112,8 +117,12 @@ def _unknown_key(path: list[str], data: Any, root: type[BaseModel]) -> str:
     cls = _chosen(_classes_at(root, path[:-1], data), parent)
     allowed = list(cls.model_fields) if cls else []
     kind = f" for kind {parent['kind']!r}" if cls and _tags(cls) else ""
+    where = ".".join(path)
+    if where in RENAMED:
+        how = "`accept-llm recipes upgrade FILE` rewrites it"
+        return f"{where}: unknown key, did you mean {RENAMED[where]!r}, its name now? {how}"
     hint = did_you_mean(path[-1], allowed) or _elsewhere(path, root) or ";"
-    return f"{'.'.join(path)}: unknown key{kind}{hint} allowed: {', '.join(allowed)}"
+    return f"{where}: unknown key{kind}{hint} allowed: {', '.join(allowed)}"
 
 
 def _elsewhere(path: list[str], root: type[BaseModel]) -> str:
@@ -140,7 +149,9 @@ def _plain(where: str, item: Any) -> list[str]:
     """A line for a value that is wrong, or the lines of one of our own checks."""
     kind, given, context = item["type"], item["input"], item.get("ctx", {})
     message = item["msg"].removeprefix("Value error, ")
-    if kind == "missing":
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        return [f"{where}: unknown key"]
+    if kind.startswith("missing"):
         return [f"{where}: missing; it must be given"]
     if kind == "value_error" and isinstance(given, dict | BaseModel):  # paths below `where`
         return [f"{where}.{line}".removeprefix(".") for line in message.split("\n")]
@@ -156,8 +167,27 @@ def _plain(where: str, item: Any) -> list[str]:
     return [f"{where}: got {short(given)}; allowed: {allowed}{quotes}"]
 
 
+def parse_section(cls: type[T], data: Any, *, where: str) -> T:
+    """An object of `cls` out of a section of a file; RecipeError with a line for each problem:
+    `where`, and the field's path in the section."""
+    try:
+        return TypeAdapter(cls).validate_python(data)
+    except ValidationError as error:
+        lines: list[str] = []
+        for item in error.errors(include_url=False):
+            path = ".".join(map(str, item["loc"]))
+            lines += _plain(f"{where}{path}".rstrip(" .:"), item)
+        raise RecipeError(lines) from None
+
+
 def _is_union(path: list[str], data: Any, root: type[BaseModel]) -> bool:
     return len(_classes_at(root, path, data)) > 1
+
+
+def _is_renamed(path: list[str], data: Any) -> bool:
+    """Whether the key that is missing is there under an earlier name."""
+    olds = [old.split(".") for old, now in RENAMED.items() if now == ".".join(path)]
+    return any(_at(data, old) is not None for old in olds)
 
 
 def describe(error: ValidationError, data: Any, root: type[BaseModel]) -> list[str]:
@@ -165,6 +195,8 @@ def describe(error: ValidationError, data: Any, root: type[BaseModel]) -> list[s
     lines: list[str] = []
     for item in error.errors(include_url=False):
         path = _user_path(item["loc"], data)
+        if item["type"] == "missing" and _is_renamed(path, data):
+            continue  # the old key has a line of its own
         if item["type"] == "extra_forbidden":
             lines.append(_unknown_key(path, data, root))
         elif item["type"].startswith(("union_tag", "model_")) and _is_union(path, data, root):

@@ -6,8 +6,6 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from accept_llm.recipe.types import Spec
 
-# --- the frozen model -------------------------------------------------------------------
-
 
 def _no_fp16(value: Any) -> Any:
     if value in ("fp16", "float16", "half"):
@@ -15,16 +13,16 @@ def _no_fp16(value: Any) -> Any:
     return value
 
 
-Weights = Literal["bf16", "int8", "bnb-int8", "bnb-nf4"]
+Quantization = Literal["int8", "bnb-int8", "bnb-nf4"]
 
 
 class _Model(Spec):
     dtype: Annotated[Literal["bf16", "fp32"], BeforeValidator(_no_fp16)] = "bf16"
     """Type of the frozen weights and of the activations. The prompt is always fp32."""
-    weights: Weights = "bf16"
-    """bf16: as they are, in `dtype`. int8: linear layers and word embeddings in 8 bits with a scale
-    for 64 inputs, on one device or in shards. bnb-int8 and bnb-nf4: bitsandbytes' (the extra
-    `quant`), a whole model a process."""
+    quantization: Quantization | None = None
+    """null: the weights as they are, in `dtype`. int8: linear layers and word embeddings in 8 bits
+    with a scale for 64 inputs, on one device or in shards. bnb-int8 and bnb-nf4: bitsandbytes' (the
+    extra `quant`), a whole model a process."""
     layout: Literal["padded", "packed", "packed_flex"] | None = None
     """packed: one row in all, the prompt computed once for the batch. packed_flex: the same by
     FlexAttention's kernels, on CUDA. padded: one row an example; the same results, slower. Without
@@ -41,8 +39,8 @@ class _Model(Spec):
         problems = []
         if self.compile and self.layout == "packed_flex":  # which compiles its attention itself
             problems.append("compile: got true; allowed with layout packed or padded")
-        if self.compile and self.weights.startswith("bnb"):
-            problems.append("compile: got true; allowed with weights bf16 or int8")
+        if self.compile and self.quantization not in (None, "int8"):
+            problems.append("compile: got true; allowed with quantization null or int8")
         if problems:
             raise ValueError("\n".join(problems))
         return self

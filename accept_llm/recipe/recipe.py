@@ -1,28 +1,29 @@
 """The recipe: one checked, frozen tree that says everything about a run.
 
 Reads YAML and `a.b=c` overrides, reports every mistake at once, and prints a JSON schema.
-It knows nothing of torch, models or data, so that checking a recipe is instant. Its sections
-are in recipe_parts.py, recipe_prompt.py and recipe_engine.py.
+It knows nothing of torch, models or data, so that checking a recipe is instant. Each section has a
+file of its own beside this one.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError, model_validator
 
-from accept_llm.errors import Problems, RecipeError, refusal
+from accept_llm.errors import Problems, RecipeError, did_you_mean
 from accept_llm.recipe.engine import EngineSpec
-from accept_llm.recipe.head import ChoiceHead, HeadSpec, LabelWordsHead, LinearHead, heads_for
+from accept_llm.recipe.head import HeadSpec, LinearHead, heads_for
 from accept_llm.recipe.messages import describe, drop_foreign_keys
-from accept_llm.recipe.method import PromptSpec
+from accept_llm.recipe.method import METHOD_SPECS, MethodSpec
 from accept_llm.recipe.model import ModelSpec
 from accept_llm.recipe.task import FileTask, TaskSpec
 from accept_llm.recipe.text import apply_override, parse_overrides, read_mapping
-from accept_llm.recipe.train import Train
+from accept_llm.recipe.train import HEAD, HEAD_RATE, Train, fill_groups
 from accept_llm.recipe.types import Name, Spec
+from accept_llm.recipe.upgrade import upgrade
 
 
 class Recipe(Spec):
@@ -33,7 +34,7 @@ class Recipe(Spec):
     output_dir: str = "runs"
     model: ModelSpec
     task: TaskSpec
-    prompt: PromptSpec
+    method: MethodSpec
     head: HeadSpec = LinearHead(kind="linear")
     engine: EngineSpec | None = None
     """Only to insist on one: the launcher decides, and refuses a recipe that names another."""
@@ -43,27 +44,42 @@ class Recipe(Spec):
     def run_dir(self) -> Path:
         return Path(self.output_dir) / self.name
 
-    @property
-    def prompt_length(self) -> int:
-        """m: the number of prepended tokens."""
-        return self.prompt.tokens
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_groups(cls, data: Any) -> Any:
+        """Gives train.lr and train.weight_decay a value for every group of the method."""
+        groups = _groups_of(data.get("method")) if isinstance(data, dict) else None
+        train = data.get("train") if isinstance(data, dict) else None
+        if groups is None or not isinstance(train, dict):
+            return data
+        lr = fill_groups(train.get("lr"), groups)
+        decay = fill_groups(train.get("weight_decay"), dict.fromkeys(groups, 0.0))
+        return {**data, "train": {**train, "lr": lr, "weight_decay": decay}}
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
-        problems = list(_between(self.task, self.prompt, self.head, self.train))
+        problems = list(_between(self.task, self.method, self.head, self.train))
         if problems:
             raise ValueError("\n".join(problems))
         return self
 
 
+def _groups_of(method: Any) -> dict[str, float] | None:
+    """The groups of trained parameters of a recipe's `method` section, and of a head, with their
+    default learning rates; None where the section names no method."""
+    kind = method.get("kind") if isinstance(method, Mapping) else getattr(method, "kind", None)
+    spec = METHOD_SPECS.get(str(kind))
+    return {**spec.rates, HEAD: HEAD_RATE} if spec else None
+
+
 def _between(
-    task: TaskSpec | None, prompt: PromptSpec | None, head: HeadSpec | None, train: Train | None
+    task: TaskSpec | None, method: MethodSpec | None, head: HeadSpec | None, train: Train | None
 ) -> Iterator[str]:
     """What must agree between sections; None stands for one that is wrong in itself."""
-    if task and prompt and task.max_length < prompt.tokens:
+    if task and method and task.max_length < method.tokens:
         yield (
             f"task.max_length: got {task.max_length}; allowed: at least the prompt's length "
-            f"({prompt.tokens})"
+            f"({method.tokens})"
         )
     tokens = train.tokens_per_batch if train else None
     if task and tokens is not None and tokens < task.max_length:
@@ -77,15 +93,20 @@ def _between(
             f"head.kind: got {head.kind!r}; allowed for {task.kind} (its answers are {what}): "
             f"{', '.join(heads_for(task.answers))}"
         )
-    if isinstance(task, FileTask) and isinstance(head, LabelWordsHead | ChoiceHead):
-        yield from unknown_words(head, task.labels)
+    if isinstance(task, FileTask) and head:
+        yield from head.problems(task.labels)
+    if train and method:
+        yield from _unknown_groups(train, method)
 
 
-def unknown_words(head: LabelWordsHead | ChoiceHead, labels: Sequence[str]) -> Iterator[str]:
-    """A line for each label of head.words that the task does not have."""
-    for label in head.words:
-        if label not in labels:
-            yield f"head.words: {refusal(label, labels, ', '.join(labels))}"
+def _unknown_groups(train: Train, method: MethodSpec) -> Iterator[str]:
+    known = _groups_of(method) or {}
+    for field in ("lr", "weight_decay"):
+        for name in getattr(train, field):
+            if name not in known:
+                hint = did_you_mean(name, list(known)) or ";"
+                allowed = f"{', '.join(known)} (the groups of method.kind {method.kind!r})"
+                yield f"train.{field}.{name}: unknown group{hint} allowed: {allowed}"
 
 
 # --- reading ----------------------------------------------------------------------------
@@ -104,7 +125,7 @@ def parse_recipe(data: dict[str, Any], *, source: str = "recipe") -> Recipe:
 
 def _check_the_rest(data: dict[str, Any]) -> list[str]:
     parts: list[Any] = []
-    for name in ("task", "prompt", "head", "train"):
+    for name in ("task", "method", "head", "train"):
         try:
             annotation = Recipe.model_fields[name].rebuild_annotation()
             parts.append(TypeAdapter(annotation).validate_python(data.get(name)))
@@ -113,25 +134,79 @@ def _check_the_rest(data: dict[str, Any]) -> list[str]:
     return list(_between(*parts))
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
-    """Reads a YAML recipe and applies `a.b=c` overrides.
+def load_recipe(
+    path: str | Path, overrides: Sequence[str] = (), *, earlier: bool = False
+) -> tuple[Recipe, list[str]]:
+    """Reads a YAML recipe and applies `a.b=c` overrides. With `earlier`, the recipe may be one that
+    an earlier accept-llm resolved, with the names of its time.
 
-    Returns the recipe and notes for the user (keys that an override of `kind` made void).
-    Raises RecipeError with every problem at once, each with its field path.
+    Returns the recipe and notes for the user (keys that an override of `kind` made void, keys that
+    have another name now). Raises RecipeError with every problem at once, each with its field path.
     """
     path, notes, problems = Path(path), list[str](), Problems()
-    changes, data, recipe = parse_overrides(overrides, problems), {}, None
+    data: dict[str, Any] = {}
     with problems.catch():
         data = read_mapping(path)
         data.setdefault("name", path.stem)
-        for change in changes:
-            with problems.catch():
-                if apply_override(data, change):
-                    notes += drop_foreign_keys(data, change.path[:-1], Recipe)
-        recipe = parse_recipe(data, source=str(path))
-    problems.check(source=str(path) if data else None)
+        if earlier:
+            data, notes = _translate(data, path)
+    recipe, more = _with_overrides(data, overrides, problems, source=str(path))
+    return recipe, [*notes, *more]
+
+
+def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> tuple[Recipe, list[str]]:
+    """A recipe with `a.b=c` overrides; results and errors as `load_recipe`'s."""
+    data = recipe.model_dump(mode="json")
+    return _with_overrides(data, overrides, Problems(), source=recipe.name)
+
+
+def _with_overrides(
+    data: dict[str, Any], overrides: Sequence[str], problems: Problems, *, source: str
+) -> tuple[Recipe, list[str]]:
+    """Makes the changes in place and checks the whole; RecipeError with all problems, those that
+    there are already too."""
+    notes: list[str] = []
+    recipe = None
+    for change in parse_overrides(overrides, problems):
+        with problems.catch():
+            before = _groups_of(data.get("method")) or {}
+            if apply_override(data, change) and data:
+                notes += drop_foreign_keys(data, change.path[:-1], Recipe)
+                notes += _drop_groups(data, before)
+    if not problems.lines or data:
+        with problems.catch():
+            recipe = parse_recipe(data, source=source)
+    problems.check(source=source if data else None)
     assert recipe is not None
     return recipe, notes
+
+
+def _translate(data: dict[str, Any], path: Path) -> tuple[dict[str, Any], list[str]]:
+    """A resolved recipe of any time in the names of today. Before methods had groups of their own,
+    each recipe had the rates of ACCEPT's."""
+    data, renamed = upgrade(data)
+    if renamed:
+        _drop_groups(data, METHOD_SPECS["accept"].rates)
+        renamed = [f"{path} is of an earlier accept-llm: {', '.join(renamed)}"]
+    return data, renamed
+
+
+def _drop_groups(data: dict[str, Any], before: Mapping[str, float]) -> list[str]:
+    """Takes out of train.lr and train.weight_decay the groups of the method `before` that the
+    method of today has not; a line for each."""
+    now, train = _groups_of(data.get("method")), data.get("train")
+    lines: list[str] = []
+    if now is None or not isinstance(train, dict):
+        return lines
+    for field in ("lr", "weight_decay"):
+        given = train.get(field)
+        if not isinstance(given, dict):
+            continue
+        for name in [n for n in before if n in given and n not in now]:
+            del given[name]
+            kind = data["method"]["kind"]
+            lines.append(f"train.{field}.{name} is left out: method.kind={kind} has no such group")
+    return lines
 
 
 def read_recipe(path: Path) -> Recipe:

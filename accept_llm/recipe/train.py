@@ -1,28 +1,54 @@
 """The training section of a recipe: optimizer, schedule and loop."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from pydantic import model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from accept_llm.recipe.types import Count, Positive, Rate, Size, Spec
 
-# --- training ---------------------------------------------------------------------------
+HEAD = "head"  # the group of the head's parameters
+HEAD_RATE = 1e-3
+
+_NUMBER = {"type": "number", "minimum": 0}
 
 
-class LearningRates(Spec):
-    """The peak learning rate of each group of parameters."""
+def _number_or_groups(value: Any) -> Any:
+    """A single number is made a mapping by the recipe, which knows the method's groups."""
+    if value is None or isinstance(value, Mapping):
+        return value or {}
+    try:
+        TypeAdapter(Rate).validate_python(value)
+    except ValidationError:
+        raise ValueError("a number of at least 0, or a mapping of groups to such") from None
+    return {}
 
-    prepended: Rate = 3e-3
-    added: Rate = 5e-4
-    head: Rate = 1e-3
+
+Groups = Annotated[
+    dict[str, Rate],
+    BeforeValidator(_number_or_groups),
+    WithJsonSchema({"anyOf": [_NUMBER, {"type": "object", "additionalProperties": _NUMBER}]}),
+]
+"""A number for each group of trained parameters: those of the method, and `head`."""
 
 
-class WeightDecays(Spec):
-    """AdamW's weight decay of each group of parameters."""
-
-    prepended: Rate = 0.0
-    added: Rate = 0.0
-    head: Rate = 0.0
+def fill_groups(given: Any, defaults: Mapping[str, float]) -> Any:
+    """A value of every group, out of what a recipe gives: a mapping of some of them, or one number
+    for the groups of the method but not for the head. What is neither is left as it is."""
+    if given is None or isinstance(given, Mapping):
+        return {**defaults, **(given or {})}
+    try:
+        number = TypeAdapter(Rate).validate_python(given)
+    except ValidationError:
+        return given
+    return {name: rate if name == HEAD else number for name, rate in defaults.items()}
 
 
 BATCH_SIZE = 32
@@ -41,8 +67,11 @@ class Train(Spec):
     bucket: Count | None = None
     """Batches that are drawn together, sorted by length and shuffled, so that little is padded;
     1 draws each for itself. Without it, 32 for an encoder-decoder and 1 for a causal LM."""
-    lr: LearningRates = LearningRates()
-    weight_decay: WeightDecays = WeightDecays()
+    lr: Groups = Field(default_factory=dict)
+    """Peak learning rate: of each group of parameters, or one number for all groups of the method.
+    Without it, the method's own; 1e-3 for the head."""
+    weight_decay: Groups = Field(default_factory=dict)
+    """AdamW's weight decay, as `lr`. Without it, 0."""
     warmup_steps: Size = 0
     clip_norm: Positive | None = 1.0
     """Largest gradient norm, over all groups together; null does not clip."""

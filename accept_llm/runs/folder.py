@@ -1,19 +1,15 @@
 """The run folder: when a run may write it, and how it is read again."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from accept_llm.recipe.engine import PetalsEngine
-from accept_llm.recipe.recipe import Recipe
-from accept_llm.recipe.recipe import read_recipe
-from accept_llm.errors import RecipeError
 
+from accept_llm.errors import RecipeError
+from accept_llm.recipe.recipe import Recipe, load_recipe
 
 RECIPE_FILE = "recipe.yaml"
 ADAPTER = "prompt"
-
-
-# --- the run folder ---------------------------------------------------------------------
 
 
 def check_run_folder(recipe: Recipe, *, resume: bool) -> None:
@@ -31,17 +27,18 @@ def check_run_folder(recipe: Recipe, *, resume: bool) -> None:
         )
     if not (folder / RECIPE_FILE).is_file():
         raise RecipeError([f"resume: {folder} has no {RECIPE_FILE}; it is not a run folder"])
-    before, now = (_lasting(r) for r in (read_recipe(folder / RECIPE_FILE), recipe))
+    stored, _ = load_recipe(folder / RECIPE_FILE, earlier=True)
+    before, now = (_lasting(r) for r in (stored, recipe))
     changes = _differences(before, now)
     if changes:
         raise RecipeError([f"resume: {line}; allowed: the recipe of the run" for line in changes])
 
 
 def _lasting(recipe: Recipe) -> dict[str, Any]:
-    """A recipe without what a swarm that was started again may have changed."""
+    """A recipe without what may differ when a run goes on."""
     found = recipe.model_dump()
-    if isinstance(recipe.engine, PetalsEngine):
-        found["engine"] = {name: found["engine"][name] for name in ("kind", "prefix", "wire")}
+    if recipe.engine is not None:
+        found["engine"] = recipe.engine.lasting()
     return found
 
 
@@ -52,12 +49,14 @@ def _check_writable(folder: Path) -> None:
         raise RecipeError([f"output_dir: got {folder.parent}, but {above} {what}"])
 
 
-def read_run(folder: Path) -> Recipe:
-    """The recipe of a run folder, with the name and place that the folder has now."""
+def read_run(folder: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
+    """The recipe of a run folder with changes, the name and place that the folder has now, and
+    notes for the user."""
     if not (folder / RECIPE_FILE).is_file():
         what = "has no" if folder.is_dir() else "does not exist; it would have a"
         raise RecipeError([f"run: {folder} {what} {RECIPE_FILE}; allowed: a run folder"])
-    return relocate(read_recipe(folder / RECIPE_FILE), folder)
+    recipe, notes = load_recipe(folder / RECIPE_FILE, overrides, earlier=True)
+    return relocate(recipe, folder), notes
 
 
 def relocate(recipe: Recipe, folder: Path) -> Recipe:

@@ -5,15 +5,12 @@ TensorBoard events, and result.json.
 import json
 from pathlib import Path
 from typing import Any
+
 from rich.console import Console
-from rich.progress import BarColumn
-from rich.progress import MofNCompleteColumn
-from rich.progress import Progress
-from rich.progress import TextColumn
-from rich.progress import TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
 from accept_llm.errors import RecipeError
 from accept_llm.storage import write_text
-
 
 
 class RunLog:
@@ -73,13 +70,17 @@ class RunLog:
     def epoch(self, step: int, epoch: int, padding: float) -> None:
         """The end of an epoch (from 0), or of the run; `padding`: its share of all positions."""
         self._write({"step": step, "epoch": epoch, "padding": padding})
-        self.print_line(f"step {step}/{self.steps}  epoch {epoch}: padding {padding:.1%} of the positions")
+        self.print_line(
+            f"step {step}/{self.steps}  epoch {epoch}: padding {padding:.1%} of the positions"
+        )
 
     def evaluation(self, step: int, scores: dict[str, float], *, better: bool) -> None:
         self._write({"step": step, "validation": scores, "best": better})
         text = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
         self._score = f"  {text.split(',')[0]}"
-        self.print_line(f"step {step}/{self.steps}  validation: {text}{'  (best)' if better else ''}")
+        self.print_line(
+            f"step {step}/{self.steps}  validation: {text}{'  (best)' if better else ''}"
+        )
 
     def print_line(self, text: str) -> None:
         """A line for the user, on rank 0."""

@@ -1,9 +1,9 @@
 """Pictures and prose out of a finished run: curves.png and the model card."""
 
 from pathlib import Path
-from typing import Any
-from accept_llm.runs.log import read_metrics
 
+from accept_llm.runs.log import read_metrics
+from accept_llm.runs.result import Result
 
 
 def plot_curves(folder: Path, *, metric: str) -> Path:
@@ -26,27 +26,28 @@ def plot_curves(folder: Path, *, metric: str) -> Path:
     return path
 
 
-def model_card(result: dict[str, Any]) -> str:
+def model_card(result: Result) -> str:
     """README.md of a run folder."""
     scores = "\n".join(
-        f"| {split} | " + " | ".join(f"{value:.4f}" for value in result[split].values()) + " |"
-        for split in ("validation", "test")
+        f"| {name} | " + " | ".join(f"{value:.4f}" for value in values.values()) + " |"
+        for name, values in (("validation", result.validation), ("test", result.test))
     )
-    names = " | ".join(result["test"])
-    return f"""# {result["name"]}
+    names = " | ".join(result.test)
+    groups = ", ".join(f"{k} {v:,}" for k, v in result.trainable.items() if k != "total")
+    return f"""# {result.name}
 
-A prompt adapter for `{result["model"]}` (frozen), trained with accept_llm on
-`{result["task"]}`: {result["trainable"]["total"]:,} trained numbers
-({", ".join(f"{k} {v:,}" for k, v in result["trainable"].items() if k != "total")}).
-The best of {result["steps"]} steps was step {result["best_step"]}.
+A prompt adapter for `{result.model}` (frozen), trained with accept_llm on
+`{result.task}`: {result.trainable["total"]:,} trained parameters
+({groups}).
+The best of {result.steps} steps was step {result.best_step}.
 
 | split | {names} |
-|---|{"---|" * len(result["test"])}
+|---|{"---|" * len(result.test)}
 {scores}
 
 `prompt/` is the adapter, `recipe.yaml` the resolved recipe, `metrics.jsonl` every logged step,
 `result.json` everything measured.
 
-    accept-llm evaluate {result["folder"]}
-    echo "some text" | accept-llm predict {result["folder"]}
+    accept-llm evaluate {result.folder}
+    echo "some text" | accept-llm predict {result.folder}
 """

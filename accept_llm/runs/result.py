@@ -11,8 +11,66 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
+from accept_llm.errors import RecipeError
+from accept_llm.recipe.messages import parse_section
+
+RESULT = "result.json"
+
 
 PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "numpy", "accept-llm")
+
+
+class EngineUsed(BaseModel):
+    """The engine of a run."""
+
+    kind: str
+    ranks: int
+    device: str
+
+
+class Result(BaseModel):
+    """The content of result.json. Keys that are not known stay."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+    folder: str
+    model: str
+    task: str
+    validation: dict[str, float]
+    """The scores of the best step."""
+    test: dict[str, float]
+    rows: dict[str, int]
+    """Of each split."""
+    steps: int
+    best_step: int
+    trainable: dict[str, int]
+    """Trained parameters of each group, and in all."""
+    engine: EngineUsed
+    frozen_bytes_per_rank: list[int]
+    peak_memory_per_rank: list[dict[str, int]]
+    """Bytes: `resident` on the host, `cuda` on the GPU."""
+    seeds: dict[str, int]
+    truncated_training_rows: dict[str, int] = {}
+    """How many training rows lost their answer, by the limit that they met."""
+    seconds: dict[str, float]
+    python: str
+    platform: str
+    versions: dict[str, str]
+    git_commit: str | None
+    finished: str
+
+
+def read_result(folder: Path) -> Result:
+    """The result.json of a run folder; RecipeError where it is missing, and where a field is."""
+    path = folder / RESULT
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecipeError([f"run: {path} cannot be read ({error})"]) from None
+    return parse_section(Result, data, where=f"run: {path} is damaged: ")
 
 
 def environment() -> dict[str, Any]:

@@ -11,12 +11,14 @@ from typing import Any
 import psutil
 
 from accept_llm.errors import RecipeError
+from accept_llm.models.folder import ModelInfo
 from accept_llm.recipe.engine import check_addresses
+from accept_llm.recipe.model import ModelSpec
 from accept_llm.swarm.bridge import import_petals
 
 _MODELS = "_petals.models"  # where Petals' servers announce the models of a swarm
 DTYPES = {"bf16": "bfloat16", "fp32": "float32"}
-_FORMATS = {"bf16": "none", "bnb-int8": "int8", "bnb-nf4": "nf4"}
+_FORMATS: dict[str | None, str] = {None: "none", "bnb-int8": "int8", "bnb-nf4": "nf4"}
 
 
 @dataclass(frozen=True)
@@ -162,11 +164,10 @@ def ranges(blocks: Sequence[int]) -> str:
     return ", ".join(f"{start}:{end}" for start, end in parts)
 
 
-def check_servers(
-    dht: Any, name: str, blocks: int, *, dtype: str, weights: str, what: str
-) -> list[Served]:
-    """The servers of `what`, the model; RecipeError unless they hold all of its blocks, each in the
-    recipe's dtype and weight format."""
+def check_servers(dht: Any, name: str, info: ModelInfo, spec: ModelSpec) -> list[Served]:
+    """The servers of a model under its name in the swarm; RecipeError unless they hold all of its
+    blocks, each in the recipe's dtype and quantization."""
+    blocks, what = info.layers, info.folder.name
     servers = find_servers(dht, name, blocks)
     gone = find_missing(servers, blocks)
     if len(gone) == blocks and not servers:
@@ -188,13 +189,14 @@ def check_servers(
                 f"{ranges(gone).split(',')[0]} --peers ADDRESS"
             ]
         )
+    held = spec.quantization
     lines = [
         f"{field}: got {asked!r}, but the server {short(s.peer)} of the blocks {s.start}:{s.end} "
         f"holds {theirs}; allowed: what all servers of the swarm hold"
         for s in servers
         for field, asked, wanted, theirs in (
-            ("model.dtype", dtype, DTYPES[dtype], s.dtype),
-            ("model.weights", weights, _FORMATS[weights], s.weights),
+            ("model.dtype", spec.dtype, DTYPES[spec.dtype], s.dtype),
+            ("model.quantization", held or "null", _FORMATS[held], s.weights),
         )
         if theirs is not None and theirs != wanted
     ]

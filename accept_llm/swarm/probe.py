@@ -9,6 +9,7 @@ import base64
 import contextlib
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from accept_llm.adapter.card import read_card
 from accept_llm.backbones.base import Backbone
 from accept_llm.data.batches import Batch
 from accept_llm.errors import RecipeError
-from accept_llm.methods.composed import Composed
+from accept_llm.methods.base import Composed
 from accept_llm.models.folder import ModelInfo, fingerprint, read_json
 from accept_llm.recipe.model import ModelSpec
 from accept_llm.storage import cache_dir, write_json
 
 FILE = "accept_probe.json"  # in a model folder
-KEY = "probe"  # in an adapter's prompt.json
 TEXT = (
     "When the ferry reached the far shore it was already dark, and the two travellers who had "
     "spoken of nothing but the price of wool since morning found that neither of them knew the "
@@ -56,7 +55,7 @@ class Probe:
 
 def kind_of(spec: ModelSpec) -> str:
     """What the weights are, for `Probe.kind`."""
-    return spec.dtype if spec.weights == "bf16" else spec.weights
+    return spec.quantization or spec.dtype
 
 
 @torch.no_grad()
@@ -89,13 +88,15 @@ def _in_cache(info: ModelInfo) -> Path:
     return cache_dir() / "probes" / f"{fingerprint(info.files)[:16]}.json"
 
 
-def find(info: ModelInfo, adapter: Path | None = None) -> tuple[Probe, Path] | None:
+Recorded = tuple[Mapping[str, Any], Path]
+"""A probe as an adapter's card holds it, and the adapter's folder."""
+
+
+def find(info: ModelInfo, recorded: Recorded | None = None) -> tuple[Probe, Path] | None:
     """The reference, the adapter's or else the model's, and where it lies; RecipeError for one that
     is damaged."""
-    if adapter is not None:
-        made = read_card(adapter).get(KEY)
-        if made is not None:
-            return _probe(made, adapter), adapter
+    if recorded is not None:
+        return _probe(*recorded), recorded[1]
     for path in (info.folder / FILE, _in_cache(info)):
         if path.is_file():
             try:
@@ -115,15 +116,15 @@ def _probe(data: Any, path: Path) -> Probe:
     raise RecipeError([f"{path}: its record of what the model computes is damaged"])
 
 
-def check_recorded(found: Probe, info: ModelInfo, adapter: Path | None) -> str:
+def check_recorded(found: Probe, info: ModelInfo, recorded: Recorded | None = None) -> str:
     """Compares what a swarm computes with the reference, and says what came of it; RecipeError
     where they differ."""
-    reference = find(info, adapter)
+    reference = find(info, recorded)
     if reference is None:
         todo = "`accept-llm swarm record MODEL`, where the whole model fits, makes one"
         return f"note: no reference of this model: what the swarm computes is not checked; {todo}"
-    recorded, path = reference
-    far = check(found, recorded, source=path)
+    wanted, path = reference
+    far = check(found, wanted, source=path)
     return f"the swarm computes what {path} says (relative distance {far:.1g})"
 
 

@@ -11,18 +11,18 @@ from accept_llm.data.batches import collate
 from accept_llm.data.encoding import Encoded
 from accept_llm.engines.base import Engine
 from accept_llm.heads import Head
-from accept_llm.methods.prompts import Prompt
+from accept_llm.methods.base import Method
 from accept_llm.tasks.base import Task, read_score
 from accept_llm.tasks.metrics import METRICS
 
 
 @dataclass(frozen=True)
 class Model:
-    """What predicts: a frozen backbone with the trained prompt and head."""
+    """What predicts: a frozen backbone with what was trained, the method and the head."""
 
     engine: Engine
     backbone: Backbone
-    prompt: Prompt
+    method: Method
     head: Head
     tokenizer: Any = None
     """Reads what the model writes; other heads do not need it."""
@@ -61,7 +61,7 @@ def predict(model: Model, rows: Sequence[Encoded], *, batch_size: int) -> list[P
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].tokens))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     rounds = -(-len(batches) // engine.world_size)
-    composed = model.prompt.compose()
+    composed = model.method.compose()
     done: list[tuple[int, Prediction]] = []
     for number in range(engine.rank, rounds * engine.world_size, engine.world_size):
         spare = number >= len(batches)

@@ -28,7 +28,11 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle may raise anything
         first = (str(error).splitlines() or ["it is cut short"])[0]
         raise RecipeError([f"resume: {path} cannot be read: {first}"]) from None
+    for part in (state, state.get("best")):
+        if part and "prompt" in part:  # as it was called before there were other methods
+            part["method"] = part.pop("prompt")
+    return state

@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from accept_llm.adapter.card import Card
 from accept_llm.adapter.folder import save_adapter
 from accept_llm.backbones.base import BackboneError
 from accept_llm.data.encoding import Encoded
 from accept_llm.data.loader import Prefetcher, StepBatches
 from accept_llm.errors import RecipeError
-from accept_llm.recipe.train import Train
+from accept_llm.recipe.train import HEAD, Train
+from accept_llm.runs.folder import ADAPTER
 from accept_llm.runs.log import RunLog
 from accept_llm.storage import write_json
 from accept_llm.training.evaluate import Model
@@ -31,6 +33,18 @@ Scores = dict[str, float]
 
 class TrainingError(RuntimeError):
     """Training cannot go on; what it was doing is saved in the run folder."""
+
+
+class Stopped(RuntimeError):
+    """SIGTERM has ended the run early; it can go on."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the adapter and the state of a run go, and what the adapter says of itself."""
+
+    folder: Path
+    card: Card
 
 
 @dataclass
@@ -47,7 +61,7 @@ class Padding:
 
 
 class Trainer:
-    """Trains `model.prompt` and `model.head` on `rows`; `validate` gives (score, all scores).
+    """Trains `model.method` and `model.head` on `rows`; `validate` gives (score, all scores).
 
     After `run()`, `best` has the step, score and state dicts of the best evaluation, which
     are also in <folder>/prompt.
@@ -61,19 +75,18 @@ class Trainer:
         rows: Sequence[Encoded],
         validate: Callable[[], tuple[float, Scores]],
         log: RunLog,
-        folder: Path,
-        card: dict[str, Any],
+        output: Output,
     ):
         self.spec, self.model, self.validate = spec, model, validate
-        self.log, self.folder, self.card = log, folder, card
-        groups = {**model.prompt.groups(), "head": list(model.head.parameters())}
+        self.log, self.folder, self.card = log, output.folder, output.card
+        groups = {**model.method.groups(), HEAD: list(model.head.parameters())}
         self.parameters = [p for group in groups.values() for p in group]
         self.optimizer = torch.optim.AdamW(
             [
                 {
                     "params": params,
-                    "lr": getattr(spec.lr, name),
-                    "weight_decay": getattr(spec.weight_decay, name),
+                    "lr": spec.lr[name],
+                    "weight_decay": spec.weight_decay[name],
                 }
                 for name, params in groups.items()
                 if params
@@ -110,7 +123,7 @@ class Trainer:
         """
         model = self.model
         targets = sum(model.head.targets(row) for row in step.rows)
-        composed = model.prompt.compose()  # once a step; micro-batches meet at the leaves
+        composed = model.method.compose()  # once a step; micro-batches meet at the leaves
         leaves = composed.leaves()
         total = torch.zeros((), device=model.engine.device)
         for part in step.parts:
@@ -222,7 +235,7 @@ class Trainer:
                 "step": self.step,
                 "score": value,
                 "scores": scores,
-                "prompt": _copy(self.model.prompt),
+                "method": _copy(self.model.method),
                 "head": _copy(self.model.head),
             }
             self._write_best()
@@ -232,8 +245,8 @@ class Trainer:
         best = self.best
         if best is None or self.model.engine.rank != 0:
             return
-        card = {**self.card, "step": best["step"], "score": best["score"]}
-        save_adapter(self.folder / "prompt", prompt=best["prompt"], head=best["head"], card=card)
+        card = self.card.model_copy(update={"step": best["step"], "score": best["score"]})
+        save_adapter(self.folder / ADAPTER, method=best["method"], head=best["head"], card=card)
 
     # --- the resumable state ------------------------------------------------------------
 
@@ -245,7 +258,7 @@ class Trainer:
             "stale": self.stale,
             "evaluated": self.evaluated,
             "best": self.best,
-            "prompt": self.model.prompt.state_dict(),
+            "method": self.model.method.state_dict(),
             "head": self.model.head.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -260,7 +273,7 @@ class Trainer:
         if state is not None:
             self.step, self.stale, self.best = state["step"], state["stale"], state["best"]
             self.evaluated = state["evaluated"]
-            self.model.prompt.load_state_dict(state["prompt"])
+            self.model.method.load_state_dict(state["method"])
             self.model.head.load_state_dict(state["head"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
@@ -276,7 +289,7 @@ class Trainer:
     def load_best(self) -> None:
         """Puts the best prompt and head in place."""
         assert self.best is not None, "no evaluation has run"
-        self.model.prompt.load_state_dict(self.best["prompt"])
+        self.model.method.load_state_dict(self.best["method"])
         self.model.head.load_state_dict(self.best["head"])
 
 

@@ -13,7 +13,7 @@ from accept_llm.backbones.loading import PACKED, choose_layout, load_whole
 from accept_llm.data.batches import Batch, collate
 from accept_llm.data.encoding import Encoded
 from accept_llm.errors import RecipeError
-from accept_llm.methods.composed import Composed
+from accept_llm.methods.base import Composed
 from accept_llm.models.folder import ModelInfo
 
 # Tiny members of other families; at std 0.15 a wrong mask or position cannot hide.

@@ -12,12 +12,12 @@ from support.runs import finish, start_ranks, write_recipe
 from torch._dynamo.utils import counters
 
 from accept_llm.backbones.loading import load_backbone
-from accept_llm.checks import check_train
+from accept_llm.checks import prepare_training
 from accept_llm.data.batches import collate
 from accept_llm.data.encoding import Encoded
 from accept_llm.errors import RecipeError
 from accept_llm.heads import Generate
-from accept_llm.methods.composed import Composed
+from accept_llm.methods.base import Composed
 from accept_llm.recipe.model import FolderModel
 from accept_llm.recipe.recipe import load_recipe
 
@@ -64,7 +64,7 @@ SLOW = {"marks": pytest.mark.slow}  # a minute of g++ each
     ("model", "more", "tolerance"),
     [
         ("tiny_llama", {"dtype": "fp32", "checkpointing": True}, 1e-5),
-        pytest.param("tiny_llama", {"dtype": "fp32", "weights": "int8"}, 1e-5, **SLOW),
+        pytest.param("tiny_llama", {"dtype": "fp32", "quantization": "int8"}, 1e-5, **SLOW),
         pytest.param("tiny_llama", {"dtype": "bf16"}, 0.03, **SLOW),
         # Compiled or not, its gradients are 2e-5 from those in fp64.
         pytest.param("tiny_t5", {"dtype": "fp32"}, 5e-5, **SLOW),
@@ -128,7 +128,10 @@ def test_checkpointed_and_compiled_in_shards(tmp_path, tiny_llama, compile):
     ("changes", "said"),
     [
         (["model.layout=packed_flex"], "compile: got true; allowed with layout packed or padded"),
-        (["model.weights=bnb-nf4"], "compile: got true; allowed with weights bf16 or int8"),
+        (
+            ["model.quantization=bnb-nf4"],
+            "compile: got true; allowed with quantization null",
+        ),
     ],
 )
 def test_what_cannot_be_compiled_is_refused(tmp_path, tiny_llama, changes, said):
@@ -138,9 +141,9 @@ def test_what_cannot_be_compiled_is_refused(tmp_path, tiny_llama, changes, said)
 
 def test_without_a_compiler_or_under_zero3_it_is_refused(tmp_path, tiny_llama, monkeypatch):
     recipe, _ = load_recipe(write_recipe(tmp_path, tiny_llama), ["model.compile=true"])
-    with pytest.raises(RecipeError, match="got true; allowed under single, ddp and fsdp2"):
-        check_train(recipe, "zero3", resume=False)
+    with pytest.raises(RecipeError, match="got true; allowed under single, ddp, fsdp2"):
+        prepare_training(recipe, "zero3", resume=False)
     monkeypatch.setenv("CXX", "no-such-compiler")
     said = "model.compile: got true, but there is no no-such-compiler; allowed: false, or with"
     with pytest.raises(RecipeError, match=said):
-        check_train(recipe, "fsdp2", resume=False)
+        prepare_training(recipe, "fsdp2", resume=False)

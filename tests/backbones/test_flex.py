@@ -12,7 +12,7 @@ from accept_llm.backbones import flex
 from accept_llm.backbones.packed import Memory
 from accept_llm.data.batches import collate
 from accept_llm.data.encoding import Encoded
-from accept_llm.methods.composed import Composed
+from accept_llm.methods.base import Composed
 
 WIDTH, M = 32, 7
 SIZES = {"vocab_size": 90, "hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -78,7 +78,7 @@ def test_states_equal_the_examples_alone(prefix, kv_heads):
 def test_states_with_the_prompt_in_the_row(monkeypatch):
     lm, prompt, batch = model_of(), prompt_of(), batch_of((5, 140, 1, 9))
     backbone = wrap(lm, "packed_flex")
-    monkeypatch.setattr(backbone, "_remembered", lambda prompt: None)
+    monkeypatch.setattr(backbone, "_cached_prompt", lambda prompt: None)
     close(backbone(batch, prompt, reads="states"), alone(lm, batch, prompt))
 
 
@@ -94,7 +94,7 @@ def test_one_compiled_kernel_serves_rows_of_all_lengths(monkeypatch):
     monkeypatch.setattr(flex, "_kernel", lambda device_type: compiled)
     lm, prompt = model_of(hidden_size=64), prompt_of(width=64)
     backbone = wrap(lm, "packed_flex")
-    monkeypatch.setattr(backbone, "_remembered", lambda prompt: None)
+    monkeypatch.setattr(backbone, "_cached_prompt", lambda prompt: None)
     counts = []
     for lengths in ((5, 140, 1, 9), (30, 30), (200, 180, 3), (17,) * 20, (290, 1), (64,)):
         batch = batch_of(lengths)

@@ -93,7 +93,9 @@ def info_of(folder: Path) -> ModelInfo:
 def test_a_whole_model_is_that_of_its_rounded_weights(request, model):
     """Norms and T5's position tables stay as they are, and tied weights tied."""
     info = info_of(request.getfixturevalue(model))
-    ours = load_whole(info, dtype="fp32", layout="padded", device=CPU, weights="int8").module.lm
+    ours = load_whole(
+        info, dtype="fp32", layout="padded", device=CPU, quantization="int8"
+    ).module.lm
     causal = info.architecture == "causal"
     kind = AutoModelForCausalLM if causal else AutoModelForSeq2SeqLM
     theirs = kind.from_pretrained(info.folder).eval()
@@ -118,9 +120,11 @@ def test_a_model_without_linear_layers_is_refused(tmp_path, tiny_llama):
         tmp_path
     )
     with pytest.raises(
-        RecipeError, match=r"model.weights: got 'int8'; GPT2LMHeadModel has .*Conv1D"
+        RecipeError, match=r"model.quantization: got 'int8'; GPT2LMHeadModel has .*Conv1D"
     ):
-        load_whole(info_of(tmp_path), dtype="fp32", layout="padded", device=CPU, weights="int8")
+        load_whole(
+            info_of(tmp_path), dtype="fp32", layout="padded", device=CPU, quantization="int8"
+        )
 
 
 @pytest.mark.parametrize("weights", ["bnb-int8", "bnb-nf4"])
@@ -131,14 +135,14 @@ def test_bitsandbytes_trains_on_the_cpu(request, tmp_path, model, weights):
     rates = {"prepended": 0.03, "added": 0.005, "head": 0.03}
     path = write_recipe(tmp_path, request.getfixturevalue(model), steps=20, lr=rates)
     held = {}
-    for kept in "bf16", weights:
-        changes = (f"name={kept}", "model.dtype=bf16", f"model.weights={kept}")
+    for kept in "null", weights:
+        changes = (f"name={kept}-run", "model.dtype=bf16", f"model.quantization={kept}")
         assert finish(start(path, *changes)) == [0]
-        folder = tmp_path / "runs" / kept
+        folder = tmp_path / "runs" / f"{kept}-run"
         losses = [line["loss"] for line in metrics(folder, of="loss")]
         assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
         held[kept] = json.loads((folder / "result.json").read_text())["frozen_bytes_per_rank"][0]
-    assert held[weights] < 0.85 * held["bf16"]  # embeddings and head, half of a tiny model, stay
+    assert held[weights] < 0.85 * held["null"]  # embeddings and head, half of a tiny model, stay
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from accept_llm.backbones.packed import pack
 from accept_llm.data.batches import collate
 from accept_llm.data.encoding import Encoded
-from accept_llm.methods.composed import Composed
+from accept_llm.methods.base import Composed
 
 WIDTH, M, LONGEST = 32, 7, 300
 LENGTHS = st.one_of(

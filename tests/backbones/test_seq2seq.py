@@ -13,10 +13,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 
 from accept_llm.backbones.base import Backbone, Generation
 from accept_llm.backbones.loading import load_whole
+from accept_llm.data.answers import answer_ids
 from accept_llm.data.batches import Batch, pad_answers
 from accept_llm.errors import RecipeError
-from accept_llm.heads import Choice, Generate, LinearHead, answer_ids, build_head
-from accept_llm.methods.composed import Composed
+from accept_llm.heads import Choice, Generate, LinearHead, Setting, build_head
+from accept_llm.methods.base import Composed
 from accept_llm.models.folder import check_folder
 from accept_llm.recipe.head import ChoiceHead
 from accept_llm.tasks.table import TASKS
@@ -218,9 +219,7 @@ def test_answers_of_a_causal_model_go_on_after_a_space(stories):
 
 
 def choice_head(tokenizer: Any, **spec: Any) -> Choice:
-    head = build_head(
-        ChoiceHead(kind="choice", **spec), TASKS["mrpc"], hidden=8, tokenizer=tokenizer, seed=0
-    )
+    head = build_head(ChoiceHead(kind="choice", **spec), Setting(TASKS["mrpc"], 8, tokenizer, 0))
     assert isinstance(head, Choice)
     return head
 

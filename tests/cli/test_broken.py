@@ -12,8 +12,9 @@ import pytest
 import yaml
 from support.commands import ROOT, accept_llm, refused, run_python
 from support.runs import write_recipe
+from support.training import CARD
 
-from accept_llm.adapter.card import base_model, check_fits
+from accept_llm.adapter.card import check_fits, describe_base
 from accept_llm.cli.train import train_with
 from accept_llm.errors import RecipeError
 from accept_llm.models.find import inspect_model
@@ -67,14 +68,14 @@ TEXTS = {
         "model: {kind: hub}\n",
         [
             "bad.yaml: 4 problems",
-            *("model.id: missing", "task: missing", "prompt: missing", "train: missing"),
+            *("model.id: missing", "task: missing", "method: missing", "train: missing"),
         ],
     ),
     "many mistakes": (
         """
         model: {kind: folder, path: x, dtyp: fp32}
         task: {kind: sst3, max_length: 10}
-        prompt: {kind: accept, prepended: {subspace: 3}, added: {subspaces: 2, subdim: 8}}
+        method: {kind: accept, prepended: {subspace: 3}, added: {subspaces: 2, subdim: 8}}
         head: {kind: linear, bias: maybe}
         train: {steps: many, batch_size: no, lr: [1, 2], clip_norm: 3e-3, patience: 0}
         learning_rate: 3
@@ -83,12 +84,12 @@ TEXTS = {
             "bad.yaml: 10 problems",
             "model.dtyp: unknown key for kind 'folder', did you mean 'dtype'? allowed: dtype,",
             "task.kind: got 'sst3', did you mean 'sst2'? allowed: sst2, cola,",
-            "prompt.prepended.subspace: unknown key, did you mean 'subspaces'?",
-            "prompt.added.subdim: got 8 and subspaces 2; allowed: one of the two",
+            "method.prepended.subspace: unknown key, did you mean 'subspaces'?",
+            "method.added.subdim: got 8 and subspaces 2; allowed: one of the two",
             "head.bias: got 'maybe'; allowed: true or false",
             "train.steps: got 'many'; allowed: a whole number",
             "train.batch_size: got False; allowed: a number (YAML reads yes, no, on and off",
-            "train.lr: got [1, 2]; allowed: a mapping",
+            "train.lr: got [1, 2]; allowed: a number of at least 0, or a mapping",
             "train.patience: got 0; allowed: at least 1",
             "learning_rate: unknown key; allowed: name, output_dir, model,",
         ],
@@ -97,7 +98,7 @@ TEXTS = {
         """
         model: [folder]
         task: {kind: file, train: a.csv, text: [a, b], label: a, labels: [x, x], max_length: 50}
-        prompt: {kind: accept, length: 80}
+        method: {kind: accept, length: 80}
         train: {steps: 5, batch_size: 4, micro_batch_size: 5}
         """,
         [
@@ -146,7 +147,7 @@ def test_validate_reports_every_recipe(tmp_path: Path, recipe: Path) -> None:
 
 OVERRIDES = {
     "unknown key": (["train.stps=5"], ["train.stps: unknown key, did you mean 'steps'?"]),
-    "unknown section": (["promt.kind=pt"], ["promt: unknown key, did you mean 'prompt'?"]),
+    "unknown section": (["methd.kind=pt"], ["methd: unknown key, did you mean 'method'?"]),
     "malformed": (["steps", "=3", "a..b=1"], ["got 'steps'; allowed: a.b=c", "'=3'", "'a..b=1'"]),
     "into a value": (["task.kind.x=1"], ["override: got 'task.kind.x=1', but task.kind is 'file'"]),
     "not yaml": (["name=a: b: c"], ["override: got 'name=a: b: c', whose value is not YAML"]),
@@ -154,7 +155,7 @@ OVERRIDES = {
         ["train", "train.steps=0", "model.kind=huub"],
         ["override: got 'train'", "train.steps: got 0", "model.kind: got 'huub', did you mean"],
     ),
-    "budget": (["prompt.length=12"], ["prompt.length: got 12; allowed: less than prompt.budget"]),
+    "budget": (["method.length=12"], ["method.length: got 12; allowed: less than method.budget"]),
     "short input": (["task.max_length=5"], ["task.max_length: got 5; allowed: at least the prom"]),
     "no data file": (
         ["task.train=gone.jsonl"],
@@ -182,12 +183,12 @@ OVERRIDES = {
         ["task.max_length: got 507 with 6 prompt tokens; allowed: at most 512 positions in all"],
     ),
     "subspaces": (
-        ["prompt.prepended.subspaces=65"],
-        ["prompt.prepended.subspaces: got 65; allowed: at most the model's hidden size (64)"],
+        ["method.prepended.subspaces=65"],
+        ["method.prepended.subspaces: got 65; allowed: at most the model's hidden size (64)"],
     ),
     "no codeword": (
-        ["prompt.added.subspaces=64"],
-        ["prompt.added.subspaces: got 64; allowed: fewer, or a larger prompt.budget: one codeword"],
+        ["method.added.subspaces=64"],
+        ["method.added.subspaces: got 64; allowed: fewer, or a larger method.budget: one codeword"],
     ),
     "words for a score": (
         ["task={kind: stsb}", "head.kind=label_words"],
@@ -213,8 +214,8 @@ OVERRIDES = {
         ],
     ),
     "a choice that is not there": (
-        ["head={kind: choice, words: {goood: fine}, says: names}"],
-        ["head.says: got 'names'; allowed: words, labels"],
+        ["head={kind: choice, words: {goood: fine}, verbalizer: names}"],
+        ["head.verbalizer: got 'names'; allowed: words, labels"],
     ),
     "fp16": (
         ["model.dtype=fp16"],
@@ -410,7 +411,7 @@ def test_a_revision_counts_on_the_hub_only(tiny_llama: Path) -> None:
     info = inspect_model(FolderModel(kind="folder", path=str(tiny_llama)))
     assert info is not None
     hub = HubModel(kind="hub", id="a/b", revision="v1")
-    card = {"model": base_model(hub, info)}
+    card = CARD.model_copy(update={"model": describe_base(hub, info, name="a/b")})
     check_fits(card, hub, info)
     check_fits(card, FolderModel(kind="folder", path=str(tiny_llama)), info)
     with pytest.raises(RecipeError, match=r"adapter: made for revision 'v1'.* has 'main'"):
@@ -450,8 +451,8 @@ def card(**changes: Any) -> Callable[[Path], None]:
 
 ADAPTERS = {
     "none": (shutil.rmtree, "run/prompt; allowed: a prompt folder (with prompt.json)"),
-    "newer": (card(format_version=2), "has format 2; allowed: 1; a newer accept-llm wrote it"),
-    "no head in it": (card(head=None), "prompt.json is damaged: no head"),
+    "newer": (card(format_version=3), "has format 3; allowed: 1 to 2; a newer accept-llm wrote"),
+    "no head in it": (card(head=None), "prompt.json is damaged: head: missing; it must be given"),
     "cut": (cut("prompt.safetensors", 300), "prompt.safetensors is cut or damaged: 300 bytes"),
     "no head file": (without("head.safetensors"), "head.safetensors is missing"),
 }

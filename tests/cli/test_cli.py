@@ -144,14 +144,14 @@ def test_a_run_folder_can_be_moved_and_renamed(run: Run, tmp_path: Path) -> None
 
 def test_load_prompt(run: Run, words: Run) -> None:
     adapter = load_prompt(run.folder / "prompt")
-    assert adapter.card["task"]["labels"] == ["bad", "good"]
-    assert adapter.card["step"] == run.result["best_step"]
+    assert adapter.card.task.labels == ["bad", "good"]
+    assert adapter.card.step == run.result["best_step"]
     composed = adapter.prompt.compose()
     assert composed.prefix is not None
     assert composed.offsets is not None
     assert (composed.prefix.shape, composed.offsets.shape) == ((6, 64), (24, 64))
     assert adapter.head.linear.weight.shape == (2, 64)
-    assert load_prompt(words.folder / "prompt").card["head"]["kind"] == "label_words"
+    assert load_prompt(words.folder / "prompt").card.head["kind"] == "label_words"
 
 
 def test_label_words(words: Run) -> None:

@@ -59,7 +59,7 @@ def test_training_equals_one_process(recipe, kind):
 
 
 def test_int8_in_shards_equals_int8_in_one_process(recipe):
-    folders = [trained(recipe, kind, "model.weights=int8") for kind in ("fsdp2", "single")]
+    folders = [trained(recipe, kind, "model.quantization=int8") for kind in ("fsdp2", "single")]
     assert_same_training(*folders, rel=1e-3)
     (whole,), held = (result(f)["frozen_bytes_per_rank"] for f in reversed(folders))
     assert held == pytest.approx([whole / 2, whole / 2], rel=0.05)  # some widths are not even
@@ -71,17 +71,18 @@ def logits(path: str, kind: str, adapters: list[str], out: str, rank: dict[str, 
     """One process of an engine: the scores of the test rows by each adapter."""
     torch.set_num_threads(1)
     os.environ |= rank
-    from accept_llm.api import engine_for, load
-    from accept_llm.data.splits import load_splits
+    from accept_llm.checks import prepare
+    from accept_llm.engines.base import opened_engine
     from accept_llm.recipe.recipe import read_recipe
     from accept_llm.training.evaluate import predict
+    from accept_llm.training.loading import load
 
     recipe, scores = read_recipe(Path(path)), {}
-    splits = load_splits(recipe.task, seed=0)
-    with engine_for(kind) as engine:
+    prepared = prepare(recipe, kind)
+    with opened_engine(kind) as engine:
         for folder in adapters:
-            loaded = load(recipe, splits.task, engine, adapter=Path(folder) / "prompt")
-            found = predict(loaded.model, loaded.encode(splits.test), batch_size=4)
+            loaded = load(prepared, engine, adapter=Path(folder) / "prompt")
+            found = predict(loaded.model, loaded.encode(prepared.rows.test), batch_size=4)
             scores[folder] = [p.scores for p in found]
     if rank["RANK"] == "0":
         Path(out).write_text(json.dumps(scores))
@@ -99,7 +100,7 @@ def scored(path: Path, kind: str, adapters: list[Path]) -> dict[str, list[list[f
 def test_every_adapter_gives_the_same_logits_under_every_engine(recipe):
     kinds = ["single", "ddp", "fsdp2", "zero3"]
     adapters = [trained(recipe, kind) for kind in kinds]
-    adapters.append(trained(recipe, "single", "model.weights=int8"))
+    adapters.append(trained(recipe, "single", "model.quantization=int8"))
     want = scored(recipe, "single", adapters)
     for kind in kinds[1:]:
         got = scored(recipe, kind, adapters)
@@ -160,8 +161,12 @@ def ranks_below(launcher: int) -> list[psutil.Process]:
 @pytest.mark.parametrize(
     ("kind", "changes", "said"),
     [
-        ("fsdp2", ["model.weights=bnb-int8"], "got 'bnb-int8'; allowed under fsdp2: bf16, int8"),
-        ("zero3", ["model.weights=int8"], "got 'int8'; allowed under zero3: bf16"),
+        (
+            "fsdp2",
+            ["model.quantization=bnb-int8"],
+            "allowed under fsdp2: null, int8",
+        ),
+        ("zero3", ["model.quantization=int8"], "got 'int8'; allowed under zero3: null"),
         ("ddp", ["engine.kind=fsdp2"], "this launcher runs 'ddp'; use: accelerate launch"),
     ],
 )

@@ -139,11 +139,11 @@ def test_sigterm_of_one_rank_stops_both(recipe, one_process):
 def gather_in_a_step(path: str, out: str, weights: str, dtype: str, rank: dict) -> None:
     """One rank: how many bytes each all-gather of a forward and a backward pass brings."""
     os.environ |= rank
-    from accept_llm.api import load
+    from accept_llm.checks import prepare
     from accept_llm.data.batches import collate
-    from accept_llm.data.splits import load_splits
     from accept_llm.engines.fsdp2 import Fsdp2Engine, OneBuffer
     from accept_llm.recipe.recipe import load_recipe
+    from accept_llm.training.loading import load
 
     torch.set_num_threads(1)
     sizes: list[int] = []
@@ -154,13 +154,13 @@ def gather_in_a_step(path: str, out: str, weights: str, dtype: str, rank: dict) 
         return real(self, output_tensor, *args, **kwargs)
 
     OneBuffer.__call__ = counted
-    changes = (f"model.weights={weights}", f"model.dtype={dtype}")
+    changes = (f"model.quantization={weights}", f"model.dtype={dtype}")
     recipe, engine = load_recipe(Path(path), changes)[0], Fsdp2Engine()
-    splits = load_splits(recipe.task, seed=0)
-    loaded = load(recipe, splits.task, engine)
-    batch = collate(loaded.encode(splits.train[:4]))
+    prepared = prepare(recipe, "fsdp2")
+    loaded = load(prepared, engine)
+    batch = collate(loaded.encode(prepared.rows.train[:4]))
     sizes.clear()
-    prompt = loaded.model.prompt.compose()
+    prompt = loaded.model.method.compose()
     losses = loaded.model.head.losses(loaded.model.backbone, batch, prompt)
     forward = len(sizes)
     losses.sum().backward()
@@ -178,7 +178,7 @@ def gathered(recipe: Path, weights: str, dtype: str) -> tuple[list[int], list[in
 
 
 def test_a_layer_is_gathered_once_forward_and_once_backward(recipe, tiny_llama):
-    forward, backward = gathered(recipe, "bf16", "fp32")
+    forward, backward = gathered(recipe, "null", "fp32")
     lm = AutoModelForCausalLM.from_pretrained(tiny_llama)
     layer = sum(p.nbytes for p in lm.model.layers[0].parameters())
     norm, embedding = lm.model.norm.weight.nbytes, lm.model.embed_tokens.weight.nbytes
@@ -187,25 +187,27 @@ def test_a_layer_is_gathered_once_forward_and_once_backward(recipe, tiny_llama):
 
 
 def test_int8_moves_about_half_the_bytes_of_bf16(recipe):
-    wide, narrow = (sum(map(sum, gathered(recipe, w, "bf16"))) for w in ("bf16", "int8"))
+    wide, narrow = (sum(map(sum, gathered(recipe, w, "bf16"))) for w in ("null", "int8"))
     assert narrow <= 0.55 * wide
 
 
 def linear_bytes(path: str, out: str, rank: dict) -> None:
     """One rank: the memory that it holds for the int8 linear layers."""
     os.environ |= rank
-    from accept_llm.api import load
     from accept_llm.backbones.int8 import Int8Linear
-    from accept_llm.backbones.loading import held
-    from accept_llm.data.splits import load_splits
+    from accept_llm.backbones.loading import local_shard
+    from accept_llm.checks import prepare
     from accept_llm.engines.fsdp2 import Fsdp2Engine
     from accept_llm.recipe.recipe import load_recipe
+    from accept_llm.training.loading import load
 
-    recipe = load_recipe(Path(path), ("model.weights=int8", "model.dtype=bf16"))[0]
+    recipe = load_recipe(Path(path), ("model.quantization=int8", "model.dtype=bf16"))[0]
     engine = Fsdp2Engine()
-    loaded = load(recipe, load_splits(recipe.task, seed=0).task, engine)
+    loaded = load(prepare(recipe, "fsdp2"), engine)
     layers = [m for m in loaded.model.backbone.module.modules() if isinstance(m, Int8Linear)]
-    sizes = [held(p).untyped_storage().nbytes() for layer in layers for p in layer.parameters()]
+    sizes = [
+        local_shard(p).untyped_storage().nbytes() for layer in layers for p in layer.parameters()
+    ]
     Path(f"{out}.{engine.rank}").write_text(json.dumps([len(layers), sum(sizes)]))
     engine.close()
 

@@ -30,10 +30,10 @@ def recipe(request, tmp_path_factory, tiny_llama, tiny_t5) -> Path:
 LLAMA = pytest.mark.parametrize("recipe", ["llama"], indirect=True)
 
 
-@pytest.mark.parametrize("weights", ["bf16", "int8"])
+@pytest.mark.parametrize("weights", ["null", "int8"])
 def test_two_groups_of_two_equal_one_process(recipe, weights):
     """Four ranks compute a quarter of a batch each and hold half the weights each."""
-    change = f"model.weights={weights}"
+    change = f"model.quantization={weights}"
     folder = trained(recipe, "fsdp2", change, FSDP2, "engine.shard_size=2", count=4)
     one = trained(recipe, "single", change)
     assert_same_training(folder, one, rel=1e-4)
@@ -94,7 +94,9 @@ def test_held_in_bf16_and_computed_in_fp32(bf16_recipe):
 
 def dequantised_model(folder: Path, model: Path) -> Path:
     """The checkpoint that int8 with bf16 scales stands for, in fp32."""
-    small = load_whole(info_of(model), dtype="bf16", layout="padded", device=CPU, weights="int8")
+    small = load_whole(
+        info_of(model), dtype="bf16", layout="padded", device=CPU, quantization="int8"
+    )
     lm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     weights = lm.state_dict()
     for name, module in small.module.lm.named_modules():
@@ -108,7 +110,7 @@ def dequantised_model(folder: Path, model: Path) -> Path:
 
 def test_held_in_int8_and_computed_in_fp32(bf16_recipe):
     """int8 stays int8 on the way; its scales are held in bf16."""
-    changes = ("model.weights=int8", "model.dtype=bf16", FSDP2, "engine.param_dtype=fp32")
+    changes = ("model.quantization=int8", "model.dtype=bf16", FSDP2, "engine.param_dtype=fp32")
     folder = trained(bf16_recipe, "fsdp2", *changes)
     model = dequantised_model(bf16_recipe.parent / "wide", bf16_recipe.parent / "model")
     assert finish(start(bf16_recipe, "name=wide", f"model.path={model}")) == [0]

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from accept_llm.errors import RecipeError
+from accept_llm.methods.base import Method, Start
 from accept_llm.methods.codebook import SoftCodebook
-from accept_llm.methods.init import GAUSSIAN_STD, build_prompt, sample_vocabulary
-from accept_llm.methods.prompts import Prompt
+from accept_llm.methods.prompts import AcceptPrompt, DeptPrompt, PlainPrompt
+from accept_llm.methods.start import GAUSSIAN_STD, sample_vocabulary
+from accept_llm.methods.table import build_method
 from accept_llm.models.folder import check_folder
-from accept_llm.recipe.budget import CodebookShape, PromptShape, solve
-from accept_llm.recipe.method import AcceptPrompt, DeptPrompt, PlainPrompt
+from accept_llm.recipe.budget import CodebookShape, PromptShape
+from accept_llm.recipe.method import Accept, Dept, PromptTuning
 from accept_llm.recipe.task import BuiltinTask
 from accept_llm.tasks.table import TASKS
 
@@ -97,32 +99,37 @@ TABLE_12_SCAP = [
 ]
 
 
-def accept(**more) -> AcceptPrompt:
-    return AcceptPrompt.model_validate({"kind": "accept", **more})
+def accept(**more) -> Accept:
+    return Accept.model_validate({"kind": "accept", **more})
+
+
+def module_of(shape: PromptShape) -> Method:
+    codebooks = shape.prepended or shape.added
+    return (DeptPrompt if shape.rank else AcceptPrompt if codebooks else PlainPrompt)(shape)
 
 
 def parameters(shape: PromptShape) -> int:
     """What the real module has, not what the rule says."""
-    count = sum(p.numel() for p in Prompt(shape).parameters())
+    count = sum(p.numel() for p in module_of(shape).parameters())
     assert shape.parameters == count
     return count
 
 
 @pytest.mark.parametrize(("subdim", "codewords", "count"), TABLE_12_SCPP)
 def test_table_12_scpp(subdim, codewords, count):
-    shape = solve(accept(prepended={"subdim": subdim}, added=None), hidden=768, positions=256)
-    pair = solve(DeptPrompt(kind="dept", rank=30), hidden=768, positions=256)
-    pair_numbers = sum(p.numel() for p in Prompt(pair).pair.parameters())
+    shape = accept(prepended={"subdim": subdim}, added=None).shape(hidden=768, positions=256)
+    pair = Dept(kind="dept", rank=30).shape(hidden=768, positions=256)
+    pair_numbers = sum(p.numel() for p in module_of(pair).pair.parameters())
     assert (shape.prepended.codewords, pair_numbers) == (codewords, 30_720)
     assert parameters(shape) + pair_numbers == count
 
 
 @pytest.mark.parametrize(("subdim", "codewords", "count"), TABLE_12_SCAP)
 def test_table_12_scap(subdim, codewords, count):
-    shape = solve(accept(added={"subdim": subdim}), hidden=768, positions=256)
-    plain = parameters(solve(PlainPrompt(kind="pt", budget=60), hidden=768, positions=256))
+    shape = accept(added={"subdim": subdim}).shape(hidden=768, positions=256)
+    plain = parameters(PromptTuning(kind="pt", budget=60).shape(hidden=768, positions=256))
     assert (shape.added.codewords, plain) == (codewords, 46_080)
-    assert sum(p.numel() for p in Prompt(shape).added.parameters()) + plain == count
+    assert sum(p.numel() for p in module_of(shape).added.parameters()) + plain == count
 
 
 @pytest.mark.parametrize(
@@ -130,16 +137,15 @@ def test_table_12_scap(subdim, codewords, count):
     [
         (accept(), 768, 44_160, 30_720),
         (accept(prepended={"subdim": 32}), 4096, 235_520, 161_280),
-        (PlainPrompt(kind="pt"), 4096, 409_600, 0),
+        (PromptTuning(kind="pt"), 4096, 409_600, 0),
     ],
 )
 def test_counts_of_the_paper(spec, hidden, prepended, added):
-    shape = solve(spec, hidden=hidden, positions=256)
-    groups = Prompt(shape).groups()
-    assert {k: sum(p.numel() for p in v) for k, v in groups.items()} == {
-        "prepended": prepended,
-        "added": added,
-    }
+    shape = spec.shape(hidden=hidden, positions=256)
+    groups = module_of(shape).groups()
+    found = {k: sum(p.numel() for p in v) for k, v in groups.items()}
+    assert found == {"prepended": prepended, **({"added": added} if added else {})}
+    assert set(found) == set(spec.rates)
     head = torch.nn.Linear(4096, 2, bias=False).weight.numel()
     total = {(768, 74_880): 74_880, (4096, 396_800): 404_992, (4096, 409_600): 417_792}
     assert parameters(shape) + (head if hidden == 4096 else 0) == total[hidden, prepended + added]
@@ -166,23 +172,23 @@ def test_counts_of_t5_from_its_config(tmp_path, name):
     save_file({"lm_head.weight": torch.zeros(1, 1)}, tmp_path / "model.safetensors")
     info, problems = check_folder(tmp_path)
     assert info is not None, problems
-    shape = solve(AcceptPrompt(kind="accept"), hidden=info.hidden_size, positions=256)
-    assert sum(p.numel() for p in Prompt(shape).parameters()) == shape.parameters == numbers
+    shape = Accept(kind="accept").shape(hidden=info.hidden_size, positions=256)
+    assert sum(p.numel() for p in module_of(shape).parameters()) == shape.parameters == numbers
 
 
 @pytest.mark.parametrize(("task", "length", "scap"), [("multirc", 348, 20), ("nq", 512, 17)])
 def test_longer_inputs_have_fewer_codewords(task, length, scap):
     """l = 348 and 512: SCAP keeps within its 40 d numbers."""
     assert TASKS[task].max_length == BuiltinTask(kind=task).max_length == length
-    shape = solve(AcceptPrompt(kind="accept"), hidden=768, positions=length)
+    shape = Accept(kind="accept").shape(hidden=768, positions=length)
     assert shape.parameters == 44_160 + scap * (768 + 2 * length)
     assert shape.parameters <= 100 * 768 < shape.parameters + 768 + 2 * length + 2208
 
 
 def test_subdim_and_subspaces_say_the_same():
-    by_width = solve(accept(prepended={"subdim": 32}, added={"subdim": 384}), **SIZES)
-    by_count = solve(accept(prepended={"subspaces": 24}, added={"subspaces": 2}), **SIZES)
-    assert by_width == by_count == solve(accept(), **SIZES)
+    by_width = accept(prepended={"subdim": 32}, added={"subdim": 384}).shape(**SIZES)
+    by_count = accept(prepended={"subspaces": 24}, added={"subspaces": 2}).shape(**SIZES)
+    assert by_width == by_count == accept().shape(**SIZES)
 
 
 SIZES = {"hidden": 768, "positions": 256}
@@ -193,10 +199,8 @@ SIZES = {"hidden": 768, "positions": 256}
 def test_the_budget_is_used_up_but_not_exceeded(hidden, length, positions, data):
     count = data.draw(st.integers(1, min(hidden, 8)))
     try:
-        shape = solve(
-            accept(length=length, prepended={"subspaces": count}, added=None),
-            hidden=hidden,
-            positions=positions,
+        shape = accept(length=length, prepended={"subspaces": count}, added=None).shape(
+            hidden=hidden, positions=positions
         )
     except RecipeError:  # not one codeword is affordable
         assert hidden + length * count > length * hidden
@@ -207,12 +211,12 @@ def test_the_budget_is_used_up_but_not_exceeded(hidden, length, positions, data)
 
 
 def test_what_the_budget_cannot_buy_is_refused():
-    with pytest.raises(RecipeError, match=r"prompt\.added\.subspaces: got 64"):
-        solve(accept(budget=61, added={"subspaces": 64}), hidden=64, positions=256)
+    with pytest.raises(RecipeError, match=r"method\.added\.subspaces: got 64"):
+        accept(budget=61, added={"subspaces": 64}).shape(hidden=64, positions=256)
     with pytest.raises(RecipeError, match=r"subspaces: got 65; allowed: at most .* \(64\)"):
-        solve(accept(prepended={"subspaces": 65}), hidden=64, positions=8)
-    with pytest.raises(RecipeError, match=r"prompt\.budget: got 61; allowed: enough for rank 1"):
-        solve(DeptPrompt(kind="dept", budget=61), hidden=64, positions=8)
+        accept(prepended={"subspaces": 65}).shape(hidden=64, positions=8)
+    with pytest.raises(RecipeError, match=r"method\.budget: got 61; allowed: enough for rank 1"):
+        Dept(kind="dept", budget=61).shape(hidden=64, positions=8)
 
 
 # --- initialisation ---------------------------------------------------------------------
@@ -224,9 +228,9 @@ def embed(ids: torch.Tensor) -> torch.Tensor:
     return table[ids]
 
 
-def build(spec, *, hidden=40, positions=20, seed=0) -> Prompt:
-    shape = solve(spec, hidden=hidden, positions=positions)
-    return build_prompt(spec, shape, embed=embed, vocab_size=300, seed=seed)
+def build(spec, *, hidden=40, positions=20, seed=0) -> Method:
+    shape = spec.shape(hidden=hidden, positions=positions)
+    return build_method(spec, shape, Start(embed, 300, torch.Generator().manual_seed(seed)))
 
 
 @pytest.mark.parametrize("subspaces", [3, 5, 1])  # 40 is 14 + 13 + 13, 5 x 8, 40
@@ -249,7 +253,7 @@ def test_vocab_start_is_exact_where_the_rank_suffices():
     torch.testing.assert_close(build(spec).compose().prefix, rows, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("spec", [PlainPrompt(kind="pt"), DeptPrompt(kind="dept")], ids=str)
+@pytest.mark.parametrize("spec", [PromptTuning(kind="pt"), Dept(kind="dept")], ids=str)
 def test_vocab_start_of_free_tokens_is_the_vocabulary(spec):
     prompt = build(spec)
     ids = sample_vocabulary(prompt.shape.length, 300, torch.Generator().manual_seed(0))
@@ -274,7 +278,7 @@ def test_zero_scap_adds_nothing_yet_learns():
 
 
 def test_dept_starts_at_zero_offset_yet_learns():
-    prompt = build(DeptPrompt(kind="dept"))
+    prompt = build(Dept(kind="dept"))
     offsets = prompt.compose().offsets
     assert torch.equal(offsets, torch.zeros(20, 40))
     offsets.backward(torch.ones(20, 40))
@@ -282,7 +286,7 @@ def test_dept_starts_at_zero_offset_yet_learns():
 
 
 def test_dept_is_a_low_rank_pair():
-    prompt = Prompt(solve(DeptPrompt(kind="dept", rank=3), hidden=40, positions=20))
+    prompt = module_of(Dept(kind="dept", rank=3).shape(hidden=40, positions=20))
     for parameter in prompt.pair.parameters():
         torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
     a, b = prompt.pair.a.detach().numpy(), prompt.pair.b.detach().numpy()
@@ -317,8 +321,8 @@ def test_kaiming_start_fills_its_bounds():
     [
         accept(),
         accept(prepended={"init": "gaussian"}, added={"init": "kaiming"}),
-        PlainPrompt(kind="pt", init="gaussian"),
-        DeptPrompt(kind="dept", init="kaiming"),
+        PromptTuning(kind="pt", init="gaussian"),
+        Dept(kind="dept", init="kaiming"),
     ],
     ids=lambda spec: spec.kind,
 )
@@ -334,11 +338,11 @@ def test_same_seed_same_numbers(spec):
 def test_parts_can_be_left_out():
     assert build(accept(length=0)).compose().prefix is None
     assert build(accept(added=None)).compose().offsets is None
-    assert build(PlainPrompt(kind="pt")).compose().offsets is None
+    assert build(PromptTuning(kind="pt")).compose().offsets is None
 
 
 @pytest.mark.parametrize(
-    "spec", [accept(), accept(length=0), accept(added=None), DeptPrompt(kind="dept")], ids=str
+    "spec", [accept(), accept(length=0), accept(added=None), Dept(kind="dept")], ids=str
 )
 def test_gradients_through_leaves_equal_direct_ones(spec):
     def loss(composed, factor):

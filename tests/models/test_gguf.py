@@ -147,8 +147,8 @@ def test_pip_that_fails_is_quoted(monkeypatch):
 
 def test_second_process_that_converts_keeps_the_first_folder(tmp_path):
     final = tmp_path / "final"
-    with gguf_convert.new_folder(final) as second:
-        with gguf_convert.new_folder(final) as first:
+    with gguf_convert.atomic_folder(final) as second:
+        with gguf_convert.atomic_folder(final) as first:
             (first / "who").write_text("first")
         (second / "who").write_text("second")
     assert (final / "who").read_text() == "first"
@@ -170,7 +170,7 @@ def smollm(tmp_path_factory):
     )
     done = subprocess.run(
         [sys.executable, "-c", code, WHEEL["file"], WHEEL["wheel"]],
-        env=os.environ | {"ACCEPT_CACHE_DIR": str(cache)},
+        env=os.environ | {"ACCEPT_CACHE_DIR": str(cache), "DS_ACCELERATOR": "cpu"},
         capture_output=True,
         text=True,
         check=True,

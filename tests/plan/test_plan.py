@@ -16,20 +16,25 @@ from support.runs import recipe_data, start, write_recipe
 from support.tiny_models import write_t5
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from accept_llm.api import engine_for, frozen_bytes, load
 from accept_llm.backbones import int8, linear
 from accept_llm.backbones.loading import PACKED, load_whole
+from accept_llm.checks import Prepared, prepare
 from accept_llm.cli import train as cli
 from accept_llm.data.batches import collate
-from accept_llm.data.splits import load_splits
+from accept_llm.data.sources import task_from
+from accept_llm.data.splits import Splits
+from accept_llm.engines.base import opened_engine
 from accept_llm.errors import RecipeError
 from accept_llm.models import sizes
 from accept_llm.models.folder import check_folder
 from accept_llm.models.sizes import read_sizes
+from accept_llm.plan import machine as machines
 from accept_llm.plan import memory, plan
 from accept_llm.plan.memory import saved
 from accept_llm.plan.show import _facts
 from accept_llm.recipe.recipe import load_recipe
+from accept_llm.training.loading import load
+from accept_llm.training.run import frozen_bytes
 from benchmarks.plan import compare
 
 LLAMA2_7B = {
@@ -87,19 +92,19 @@ def test_sizes_are_those_of_the_model(name):
 def kept_by_autograd(folder: Path, recipe_file: Path, *overrides: str) -> tuple[float, float]:
     """Bytes that a forward pass of eight examples keeps beside weights, and the plan's."""
     recipe, _ = load_recipe(recipe_file, ["train.batch_size=8", *overrides])
-    splits = load_splits(recipe.task, seed=0)
+    prepared = prepare(recipe, "single")
     storages: dict[int, int] = {}
 
     def note(x: torch.Tensor) -> torch.Tensor:
         storages[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
         return x
 
-    with engine_for("single") as engine:
-        loaded = load(recipe, splits.task, engine)
-        model, rows = loaded.model, loaded.encode(splits.train[:8])
+    with opened_engine("single") as engine:
+        loaded = load(prepared, engine)
+        model, rows = loaded.model, loaded.encode(prepared.rows.train[:8])
         weights = {p.untyped_storage().data_ptr() for p in model.backbone.module.parameters()}
         with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
-            losses = model.head.losses(model.backbone, collate(rows), model.prompt.compose())
+            losses = model.head.losses(model.backbone, collate(rows), model.method.compose())
         losses.sum().backward()
     found = sum(size for at, size in storages.items() if at not in weights)
     made = plan.make_plan(recipe)
@@ -154,27 +159,29 @@ def test_checkpointing_keeps_the_inputs_of_blocks(tiny_llama, long_recipe):
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])
 @pytest.mark.parametrize(
-    ("dtype", "weights"), [("fp32", "bf16"), ("bf16", "bf16"), ("bf16", "int8")]
+    ("dtype", "quantization"), [("fp32", None), ("bf16", None), ("bf16", "int8")]
 )
-def test_weights_take_what_the_plan_says(tmp_path, tiny_llama, tiny_t5, kind, dtype, weights):
+def test_weights_take_what_the_plan_says(tmp_path, tiny_llama, tiny_t5, kind, dtype, quantization):
     folder = {"llama": tiny_llama, "t5": tiny_t5}[kind]
     info, problems = check_folder(folder)
     assert info, problems
     backbone = load_whole(
-        info, dtype=dtype, layout="padded", device=torch.device("cpu"), weights=weights
+        info, dtype=dtype, layout="padded", device=torch.device("cpu"), quantization=quantization
     )
     path = write_recipe(tmp_path, folder)
     made = plan.make_plan(
-        load_recipe(path, [f"model.dtype={dtype}", f"model.weights={weights}"])[0]
+        load_recipe(path, [f"model.dtype={dtype}", f"model.quantization={quantization or 'null'}"])[
+            0
+        ]
     )
     assert made.chosen.needs.weights == pytest.approx(frozen_bytes(backbone.module), rel=0.02)
 
 
 def test_a_shard_is_a_part(tmp_path, tiny_llama):
     made = plan.make_plan(load_recipe(write_recipe(tmp_path, tiny_llama))[0], gpus=4)
-    held = {(r.needs.engine, r.needs.weights_format): r.needs.weights for r in made.rows}
-    assert held["fsdp2", "bf16"] == held["zero3", "bf16"] == held["ddp", "bf16"] / 4
-    assert held["single", "bf16"] == held["ddp", "bf16"]
+    held = {(r.needs.engine, r.needs.quantization): r.needs.weights for r in made.rows}
+    assert held["fsdp2", None] == held["zero3", None] == held["ddp", None] / 4
+    assert held["single", None] == held["ddp", None]
 
 
 def test_constants_are_those_of_the_modules_that_load_torch():
@@ -185,7 +192,7 @@ def test_constants_are_those_of_the_modules_that_load_torch():
 
 def test_one_process_has_the_whole_host(tmp_path, tiny_llama, monkeypatch):
     """Whatever the number of ranks that the others share it with."""
-    monkeypatch.setattr(plan, "host_memory", lambda: 8e9)
+    monkeypatch.setattr(machines, "host_memory", lambda: 8e9)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     recipe, _ = load_recipe(write_recipe(tmp_path, tiny_llama, batch_size=6))
     both = {kind: plan.make_plan(recipe, gpus=2, engine=kind) for kind in ("single", "ddp")}
@@ -235,9 +242,9 @@ def planned(path: Path, *args: str) -> dict[str, Any]:
 
 def test_it_needs_the_config_alone(config_only):
     found = planned(config_only, "--gpus", "2", "--gpu-memory", "24")
-    assert found["model"]["numbers"] == pytest.approx(6.738e9, rel=1e-3)
+    assert found["model"]["parameters"] == pytest.approx(6.738e9, rel=1e-3)
     assert len(found["rows"]) == 11
-    assert found["rows"]["single bf16"]["weights"] == pytest.approx(13.477e9, rel=1e-3)
+    assert found["rows"]["single none"]["weights"] == pytest.approx(13.477e9, rel=1e-3)
     assert found["rows"]["fsdp2 int8"]["weights"] < 0.27 * 13.477e9
     assert found["engine"] == "fsdp2"
 
@@ -263,20 +270,20 @@ def test_the_lines_to_change_make_it_fit(config_only, memory, batch):
     given = ["--gpus", "2", "--gpu-memory", memory, "--engine", "single"]  # which uses one
     given.append(f"train.batch_size={batch}")
     before = planned(config_only, "task.max_length=256", *given)
-    assert before["rows"]["single bf16"]["fits"] == "no"
+    assert before["rows"]["single none"]["fits"] == "no"
     lines = [line.replace(": ", "=") for line in before["changes"]]
     assert lines
     after = planned(config_only, "task.max_length=256", *given, *lines)
-    chosen = after["rows"][f"single {after['weights']}"]
+    chosen = after["rows"][f"single {after['quantization'] or 'none'}"]
     assert chosen["fits"] in ("yes", "close")
     assert chosen["total"] <= float(memory) * 1e9
 
 
 def test_a_larger_batch_than_the_largest_does_not_fit(config_only):
     given = ["--gpu-memory", "24", "--engine", "single"]
-    most = planned(config_only, *given)["rows"]["single bf16"]["largest_rows"]
+    most = planned(config_only, *given)["rows"]["single none"]["largest_rows"]
     for rows, fits in ((most, True), (most + 1, False)):
-        row = planned(config_only, *given, f"train.batch_size={rows}")["rows"]["single bf16"]
+        row = planned(config_only, *given, f"train.batch_size={rows}")["rows"]["single none"]
         assert (row["total"] <= 24e9) == fits
 
 
@@ -300,8 +307,8 @@ def test_the_24_gb_recipes_fit_by_plan(tmp_path, monkeypatch, path):
 BAD: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "engine": (["--engine", "fsdp"], ("--engine: got 'fsdp'", "single, ddp, fsdp2, zero3")),
     "weights": (
-        ["--engine", "zero3", "model.weights=int8"],
-        ("model.weights: got 'int8'", "allowed under zero3: bf16"),
+        ["--engine", "zero3", "model.quantization=int8"],
+        ("model.quantization: got 'int8'", "allowed under zero3: null"),
     ),
     "folder": (["model.path=nowhere"], ("model.path: nowhere does not exist",)),
 }
@@ -335,7 +342,7 @@ def test_a_config_that_cannot_be_used(config_only, change, texts):
 
 @pytest.fixture
 def small_host(monkeypatch) -> None:
-    monkeypatch.setattr(plan, "host_memory", lambda: 0.1e9)
+    monkeypatch.setattr(machines, "host_memory", lambda: 0.1e9)
 
 
 def test_training_refuses_what_cannot_fit(tmp_path, tiny_llama, capsys, small_host):
@@ -352,7 +359,10 @@ def test_training_refuses_what_cannot_fit(tmp_path, tiny_llama, capsys, small_ho
 def test_a_model_of_unknown_sizes_is_said_to_be_unchecked(config_only):
     path = config_only.parent / "llama2_7b" / "config.json"
     path.write_text(json.dumps(LLAMA2_7B | {"model_type": "rwkv"}))
-    note = plan.check_memory(load_recipe(config_only)[0], "single", [])
+    recipe = load_recipe(config_only)[0]
+    task = task_from(recipe.task)
+    prepared = Prepared(recipe, task, Splits(task, [], [], []), None, None)
+    note = plan.check_memory(prepared, "single")
     assert note is not None
     assert note.startswith("memory is not checked: model: no plan for a model of type 'rwkv'")
 
@@ -361,7 +371,7 @@ def test_ranks_of_one_machine_share_its_memory(monkeypatch, small_host):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setenv("WORLD_SIZE", "6")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    machine = plan.find_launched()
+    machine = machines.find_launched()
     assert (machine.ranks, machine.memory) == (6, 0.05e9)
 
 

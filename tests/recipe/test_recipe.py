@@ -13,13 +13,14 @@ from typer.testing import CliRunner
 
 from accept_llm.cli.main import app
 from accept_llm.errors import RecipeError
+from accept_llm.recipe.method import METHOD_SPECS
 from accept_llm.recipe.recipe import Recipe, dump_recipe, load_recipe, parse_recipe, schema
 from accept_llm.recipe.shipped import shipped_recipes
 
 LEAST = """
 model: {kind: folder, path: model}
 task: {kind: sst2}
-prompt: {kind: accept}
+method: {kind: accept}
 train: {steps: 5}
 """
 
@@ -49,18 +50,18 @@ def problems(path: Path, *overrides: str) -> list[str]:
 def test_defaults_are_the_papers(path: Path) -> None:
     recipe = loaded(path)
     assert (recipe.name, recipe.run_dir) == ("least", Path("runs/least"))
-    assert (recipe.prompt.budget, recipe.prompt_length, recipe.task.max_length) == (100, 60, 256)
+    assert (recipe.method.budget, recipe.method.tokens, recipe.task.max_length) == (100, 60, 256)
     assert (recipe.head.kind, recipe.engine) == ("linear", None)
-    assert recipe.prompt.kind == "accept"
-    assert recipe.prompt.added is not None
-    assert (recipe.prompt.prepended.init, recipe.prompt.added.init) == ("vocab", "zero")
+    assert recipe.method.kind == "accept"
+    assert recipe.method.added is not None
+    assert (recipe.method.prepended.init, recipe.method.added.init) == ("vocab", "zero")
     assert recipe.train.batch_size == 32
 
 
 def test_prompt_length_of_each_kind(path: Path) -> None:
-    assert loaded(path, "prompt.kind=pt").prompt_length == 100
-    assert loaded(path, "prompt.kind=dept").prompt_length == 60
-    assert loaded(path, "prompt.length=0").prompt_length == 0
+    assert loaded(path, "method.kind=pt").method.tokens == 100
+    assert loaded(path, "method.kind=dept").method.tokens == 60
+    assert loaded(path, "method.length=0").method.tokens == 0
 
 
 def test_a_recipe_is_frozen(path: Path) -> None:
@@ -124,25 +125,25 @@ def test_parse_recipe_says_how_many() -> None:
 
 def test_switching_the_kind_drops_what_only_the_old_one_has(path: Path) -> None:
     path.write_text(LEAST.replace("accept}", "accept, length: 20, added: null, budget: 30}"))
-    recipe, notes = load_recipe(path, ["prompt.kind=pt"])
-    assert (recipe.prompt.kind, recipe.prompt.budget) == ("pt", 30)
+    recipe, notes = load_recipe(path, ["method.kind=pt"])
+    assert (recipe.method.kind, recipe.method.budget) == ("pt", 30)
     assert notes == [
-        "prompt.length is left out: prompt.kind=pt has no such key",
-        "prompt.added is left out: prompt.kind=pt has no such key",
+        "method.length is left out: method.kind=pt has no such key",
+        "method.added is left out: method.kind=pt has no such key",
     ]
-    (line,) = problems(path, "prompt.length=5", "prompt.kind=pt")  # asked for, so not dropped
-    assert line.startswith("prompt.length: unknown key for kind 'pt'; allowed: kind, budget")
+    (line,) = problems(path, "method.length=5", "method.kind=pt")  # asked for, so not dropped
+    assert line.startswith("method.length: unknown key for kind 'pt'; allowed: kind, budget")
 
 
 def test_overrides_make_missing_sections(path: Path) -> None:
-    recipe = loaded(path, "prompt.prepended.subspaces=12", "engine.kind=single")
-    assert recipe.prompt.kind == "accept"
-    assert recipe.prompt.prepended.subspaces == 12
+    recipe = loaded(path, "method.prepended.subspaces=12", "engine.kind=single")
+    assert recipe.method.kind == "accept"
+    assert recipe.method.prepended.subspaces == 12
     assert recipe.engine is not None
     path.write_text(LEAST.replace("accept}", "accept, added: null}"))
-    recipe = loaded(path, "prompt.added.subspaces=4")
-    assert recipe.prompt.kind == "accept"
-    assert recipe.prompt.added is not None
+    recipe = loaded(path, "method.added.subspaces=4")
+    assert recipe.method.kind == "accept"
+    assert recipe.method.added is not None
     assert problems(path, "head.bias=true") == [
         "head.kind: missing; allowed: linear, label_words, choice, generate"
     ]
@@ -156,7 +157,7 @@ def test_override_values_may_hold_equals_signs_and_mappings(path: Path) -> None:
 def test_aliases_and_merges_are_no_doubled_keys(path: Path) -> None:
     shared = "{steps: 5, lr: &a {prepended: 1, added: 1, head: 1}, weight_decay: {<<: *a, head: 0}}"
     path.write_text(LEAST.replace("{steps: 5}", shared))
-    assert loaded(path).train.weight_decay.head == 0
+    assert loaded(path).train.weight_decay["head"] == 0
 
 
 # --- the commands -----------------------------------------------------------------------
@@ -173,12 +174,12 @@ def test_schema_knows_every_key() -> None:
     assert tree == json.loads(schema())
     assert set(tree["properties"]) == set(Recipe.model_fields)
     assert tree["additionalProperties"] is False
-    assert set(tree["required"]) == {"name", "model", "task", "prompt", "train"}
+    assert set(tree["required"]) == {"name", "model", "task", "method", "train"}
     train = tree["$defs"]["Train"]["properties"]
     assert train["steps"]["minimum"] == 1
     assert train["patience"]["description"].startswith("Stop after this many evaluations")
-    kinds = tree["properties"]["prompt"]["discriminator"]["mapping"]
-    assert set(kinds) == {"accept", "pt", "dept"}
+    kinds = tree["properties"]["method"]["discriminator"]["mapping"]
+    assert set(kinds) == set(METHOD_SPECS)
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
@@ -197,6 +198,9 @@ def _strange(data: Any, node: dict[str, Any], defs: dict[str, Any]) -> list[str]
         return min((_strange(data, choice, defs) for choice in choices), key=len)
     if not isinstance(data, dict):
         return []
+    more = node.get("additionalProperties")
+    if isinstance(more, dict):
+        return [key for value in data.values() for key in _strange(value, more, defs)]
     known = node.get("properties", {})
     found = [key for key in data if key not in known]
     for key in known.keys() & data.keys():

@@ -69,7 +69,7 @@ def test_ranks_stay_within_their_memory(tmp_path, checkpoint, ranks, weights, li
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = recipe_data(tmp_path, checkpoint, steps=1, batch_size=2, eval_batch_size=1)
     data["model"] |= {"dtype": "bf16", "weights": weights}
-    data["prompt"] = {"kind": "accept"}  # the paper's: 60 tokens, budget 100
+    data["method"] = {"kind": "accept"}  # the paper's: 60 tokens, budget 100
     data["head"] = {"kind": "linear" if checkpoint.name == "llama2_7b" else "choice"}
     data["task"]["max_length"] = 64
     recipe = tmp_path / "recipe_in.yaml"

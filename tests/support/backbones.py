@@ -8,7 +8,7 @@ from torch import Tensor
 from accept_llm.backbones.causal import CausalBackbone, CausalRoot
 from accept_llm.data.batches import Batch, collate
 from accept_llm.data.encoding import Encoded
-from accept_llm.methods.composed import Composed
+from accept_llm.methods.base import Composed
 from accept_llm.models.folder import check_folder
 
 CPU = torch.device("cpu")

@@ -60,7 +60,7 @@ def assert_same_training(folder: Path, other: Path, *, rel: float, steps: int = 
     assert len(losses(folder)) == len(losses(other)) >= steps
     assert losses(folder) == pytest.approx(losses(other), rel=rel)
     ours, theirs = (torch.load(f / "state" / "state.pt") for f in (folder, other))
-    for part in "prompt", "head":
+    for part in "method", "head":
         for name, want in theirs[part].items():
             if want.is_floating_point():
                 assert (ours[part][name] - want).norm() <= rel * want.norm(), name

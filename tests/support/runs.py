@@ -72,7 +72,7 @@ def recipe_data(folder: Path, model: Path, **train: Any) -> dict[str, Any]:
             **{"kind": "file", "text": ["review"], "label": "label", "max_length": 24},
             **{"labels": ["bad", "good"], **task},
         },
-        "prompt": {"kind": "accept", "budget": 12, "length": 6, "prepended": {"subspaces": 5}},
+        "method": {"kind": "accept", "budget": 12, "length": 6, "prepended": {"subspaces": 5}},
         "train": defaults | train,
     }
 

@@ -1,4 +1,15 @@
-"""What tests of the trainer and of engines share."""
+"""What tests of the trainer share."""
+
+from accept_llm.adapter.card import BaseModelSection, Card, TaskSection
+
+CARD = Card(
+    model=BaseModelSection(
+        name="m", model_type="llama", hidden_size=64, vocab_size=90, dtype="fp32", tokenizer=""
+    ),
+    task=TaskSection(name="t", labels=[], metric="accuracy"),
+    method={},
+    head={},
+)
 
 
 class Log:

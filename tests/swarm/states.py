@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from accept_llm.api import engine_for, load
 from accept_llm.backbones.base import Generation
+from accept_llm.checks import prepare
 from accept_llm.data.batches import IGNORED, collate
-from accept_llm.data.splits import load_splits
-from accept_llm.methods.composed import Composed
+from accept_llm.engines.base import opened_engine
+from accept_llm.methods.base import Composed
 from accept_llm.recipe.recipe import load_recipe
+from accept_llm.training.loading import load
 
 ROWS = 6
 
@@ -27,12 +28,12 @@ def on_leaves(prompt: Composed) -> Composed:
 
 def main(path: str, kind: str, out: str) -> None:
     recipe, _ = load_recipe(path)
-    splits = load_splits(recipe.task, seed=recipe.train.seed)
-    with engine_for(kind, recipe.engine) as engine:
-        loaded = load(recipe, splits.task, engine)
+    prepared = prepare(recipe, kind)
+    with opened_engine(kind, recipe.engine) as engine:
+        loaded = load(prepared, engine)
         backbone = loaded.model.backbone
-        batch = collate(loaded.encode(splits.train)[:ROWS])
-        first = loaded.model.prompt.compose()
+        batch = collate(loaded.encode(prepared.rows.train)[:ROWS])
+        first = loaded.model.method.compose()
         found: dict[str, torch.Tensor] = {}
         owner = torch.arange(ROWS).repeat_interleave(2)
         answers = torch.tensor([[5, 9, 2], [7, 2, IGNORED]]).repeat(ROWS, 1)

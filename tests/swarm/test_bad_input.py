@@ -89,7 +89,9 @@ def test_a_server_of_another_dtype(tmp_path: Path, own_stories: Path, address: s
 def test_weights_that_the_servers_do_not_have(
     tmp_path: Path, own_stories: Path, address: str
 ) -> None:
-    refused(ask(tmp_path, own_stories, address, "model.weights=bnb-int8"), "model.weights: got")
+    refused(
+        ask(tmp_path, own_stories, address, "model.quantization=bnb-int8"), "model.weights: got"
+    )
 
 
 def test_a_wrong_padding_side(tmp_path: Path, own_stories: Path, address: str) -> None:

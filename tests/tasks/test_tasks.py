@@ -173,7 +173,7 @@ def test_a_recipe_has_the_length_of_its_task() -> None:
 
 def test_switching_the_task_switches_its_length(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
-    text = "model: {kind: folder, path: m}\ntask: {kind: sst2}\nprompt: {kind: accept}\n"
+    text = "model: {kind: folder, path: m}\ntask: {kind: sst2}\nmethod: {kind: accept}\n"
     path.write_text(text + "train: {steps: 5}\n")
     changes = ["task.kind=squad", "head={kind: generate}"]
     assert load_recipe(path)[0].task.max_length == 256

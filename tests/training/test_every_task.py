@@ -10,14 +10,11 @@ from support.data_files import write_parquet
 from support.golden import GOLDEN
 
 from accept_llm import load_prompt
-from accept_llm.api import predict_examples
+from accept_llm.api import predict
 from accept_llm.cli import train as cli
-from accept_llm.data.inputs import read_inputs
-from accept_llm.recipe.recipe import read_recipe
 from accept_llm.tasks.base import Task
 from accept_llm.tasks.metrics import METRICS
 from accept_llm.tasks.table import TASKS
-from accept_llm.training.evaluate import as_json
 
 HEADS = {
     "seq2seq": {"classes": "choice", "score": "generate", "text": "generate"},
@@ -52,7 +49,7 @@ def recipe_of(folder: Path, name: str, model: Path, architecture: str) -> dict[s
         "output_dir": str(folder / "runs"),
         "model": {"kind": "folder", "path": str(model), "dtype": "fp32"},
         "task": {"kind": name, **own, **limits, "max_length": 200},
-        "prompt": {"kind": "accept", "budget": 20, "length": 4, "prepended": {"subspaces": 4}},
+        "method": {"kind": "accept", "budget": 20, "length": 4, "prepended": {"subspaces": 4}},
         "head": head,
         "train": {"steps": 2, "batch_size": 3, "eval_every": 2},
     }
@@ -75,8 +72,8 @@ def test_a_run_from_start_to_end(request, tmp_path, name, architecture):
     lines = (tmp_path / "runs/run/metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines][-1] == 2
     adapter = load_prompt(tmp_path / "runs/run/prompt")
-    assert adapter.card["head"]["kind"] == HEADS[architecture][task.kind]
-    assert adapter.card["task"]["name"] == name
+    assert adapter.card.head["kind"] == HEADS[architecture][task.kind]
+    assert adapter.card.task.name == name
 
 
 @pytest.mark.parametrize("name", ["squad", "stsb", "wsc.fixed", "record"])
@@ -88,11 +85,7 @@ def test_new_rows_are_answered(tmp_path, tiny_t5, name):
     path.write_text(yaml.safe_dump(recipe_of(tmp_path, name, tiny_t5, "seq2seq")))
     cli.train_with("single", path, None)
     record = {key: GOLDEN[name][0][key] for key in task.columns}
-    (tmp_path / "new.jsonl").write_text(json.dumps(record) + "\n")
-    recipe = read_recipe(tmp_path / "runs/run/recipe.yaml")
-    examples = read_inputs(tmp_path / "new.jsonl", task)
-    [found] = predict_examples(recipe, task, examples, adapter=tmp_path / "runs/run/prompt")
-    line = as_json(task, found)
+    [line] = predict(tmp_path / "runs/run", [record])
     kinds = {"classes": ("label", str), "score": ("score", float), "text": ("answer", str)}
     key, kind = kinds[task.kind]
     assert isinstance(line[key], kind)

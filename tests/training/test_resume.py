@@ -146,7 +146,7 @@ def test_a_kill_while_writing_leaves_the_older_state(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert load_state(tmp_path)["step"] == 1
     save_state(tmp_path, state(3))  # the torn file is in nobody's way
-    assert load_state(tmp_path)["prompt"]["x"].eq(3).all()
+    assert load_state(tmp_path)["method"]["x"].eq(3).all()
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 

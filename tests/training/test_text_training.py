@@ -11,15 +11,16 @@ import yaml
 from support.data_files import write_parquet
 from support.parity import assert_parity
 from support.runs import finish, recipe_data, start, start_ranks
-from support.training import Log
+from support.training import CARD, Log
 from transformers import AutoModelForSeq2SeqLM
 
-from accept_llm.api import count_truncated, load
+from accept_llm.checks import prepare
 from accept_llm.data.sampling import batch_rows
-from accept_llm.data.splits import load_splits
 from accept_llm.engines.base import open_engine
 from accept_llm.recipe.recipe import Recipe, parse_recipe
-from accept_llm.training.trainer import Trainer
+from accept_llm.training.loading import load
+from accept_llm.training.run import count_truncated
+from accept_llm.training.trainer import Output, Trainer
 
 CONTEXT = "the battery lasts two days and the kettle boils fast in the rain of the river"
 
@@ -56,8 +57,8 @@ HEADS = pytest.mark.parametrize("head", [GENERATE, CHOICE], ids=["generate", "ch
 
 
 def trainer_of(recipe: Recipe) -> Trainer:
-    splits = load_splits(recipe.task, seed=0)
-    loaded = load(recipe, splits.task, open_engine("single"))
+    prepared = prepare(recipe, "single")
+    splits, loaded = prepared.rows, load(prepared, open_engine("single"))
     recipe.run_dir.mkdir(parents=True)
     return Trainer(
         spec=recipe.train,
@@ -65,8 +66,7 @@ def trainer_of(recipe: Recipe) -> Trainer:
         rows=loaded.encode(splits.train),
         validate=lambda: (0.0, {}),
         log=Log(),
-        folder=recipe.run_dir,
-        card={},
+        output=Output(recipe.run_dir, CARD),
     )
 
 
@@ -74,7 +74,7 @@ def by_hand(trainer: Trainer, model: Path, *, bucket: int) -> tuple[torch.Tensor
     """Plain prompt tuning through transformers' own loss, the mean over all tokens of a batch."""
     spec, rows = trainer.spec, trainer.loader.rows
     lm = AutoModelForSeq2SeqLM.from_pretrained(model).eval().requires_grad_(False)
-    prefix = trainer.model.prompt.tokens.detach().clone().requires_grad_()
+    prefix = trainer.model.method.tokens.detach().clone().requires_grad_()
     optimizer = torch.optim.AdamW([prefix], lr=0.0, weight_decay=0.0)
     losses = []
     for step in range(spec.steps):
@@ -92,7 +92,7 @@ def by_hand(trainer: Trainer, model: Path, *, bucket: int) -> tuple[torch.Tensor
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_([prefix], spec.clip_norm)
-        optimizer.param_groups[0]["lr"] = spec.lr.prepended * (spec.steps - step) / spec.steps
+        optimizer.param_groups[0]["lr"] = spec.lr["prepended"] * (spec.steps - step) / spec.steps
         optimizer.step()
         losses.append(loss.item())
     return prefix.detach(), losses
@@ -103,13 +103,13 @@ def by_hand(trainer: Trainer, model: Path, *, bucket: int) -> tuple[torch.Tensor
 def test_steps_equal_a_loop_by_hand(tmp_path, tiny_t5, head, micro):
     train = {"steps": 4, "bucket": 2, "micro_batch_size": micro, "lr": {"prepended": 0.03}}
     data = text_recipe(tmp_path, tiny_t5, head=head, **train)
-    data["prompt"] = {"kind": "pt", "budget": 5}
+    data["method"] = {"kind": "pt", "budget": 5}
     trainer = trainer_of(parse_recipe(data))
-    before = trainer.model.prompt.tokens.detach().clone()
+    before = trainer.model.method.tokens.detach().clone()
     want, losses = by_hand(trainer, tiny_t5, bucket=2)
     trainer.run()
     assert [v["loss"] for v in trainer.log.steps] == pytest.approx(losses, rel=1e-5)
-    got = trainer.model.prompt.tokens.detach()
+    got = trainer.model.method.tokens.detach()
     assert (got - before).abs().max() > 0.03
     torch.testing.assert_close(got, want, atol=3e-4, rtol=0)
 
@@ -134,8 +134,8 @@ def test_cut_answers_are_counted(tmp_path, tiny_t5):
     data = text_recipe(tmp_path, tiny_t5, head=GENERATE | {"max_new_tokens": 3})
     data["task"]["max_length"] = 60
     recipe = parse_recipe(data)
-    splits = load_splits(recipe.task, seed=0)
-    loaded = load(recipe, splits.task, open_engine("single"))
+    prepared = prepare(recipe, "single")
+    splits, loaded = prepared.rows, load(prepared, open_engine("single"))
     rows = loaded.encode(splits.train)
     lost, long = count_truncated(rows, loaded.model.head).values()
     decode = loaded.model.tokenizer.decode

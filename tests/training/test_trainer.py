@@ -8,12 +8,12 @@ import pytest
 import torch
 import yaml
 from support.runs import metrics, recipe_data
-from support.training import Log
+from support.training import CARD, Log
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from accept_llm.api import load
 from accept_llm.backbones.causal import CausalBackbone
+from accept_llm.checks import prepare
 from accept_llm.cli import train as cli
 from accept_llm.data.encoding import Encoder
 from accept_llm.data.sampling import batch_rows
@@ -21,7 +21,8 @@ from accept_llm.data.splits import load_splits
 from accept_llm.engines.base import open_engine
 from accept_llm.recipe.recipe import Recipe, parse_recipe
 from accept_llm.training.evaluate import Model
-from accept_llm.training.trainer import Trainer, TrainingError
+from accept_llm.training.loading import load
+from accept_llm.training.trainer import Output, Trainer, TrainingError
 
 STRONG = {
     "lr": {"prepended": 1e-2, "added": 3e-3, "head": 5e-3},
@@ -32,8 +33,8 @@ STRONG = {
 
 
 def trainer_of(recipe: Recipe, *, validate=lambda: (0.0, {})) -> Trainer:
-    splits = load_splits(recipe.task, seed=0)
-    loaded = load(recipe, splits.task, open_engine("single"))
+    prepared = prepare(recipe, "single")
+    splits, loaded = prepared.rows, load(prepared, open_engine("single"))
     recipe.run_dir.mkdir(parents=True, exist_ok=True)
     return Trainer(
         spec=recipe.train,
@@ -41,8 +42,7 @@ def trainer_of(recipe: Recipe, *, validate=lambda: (0.0, {})) -> Trainer:
         rows=loaded.encode(splits.train),
         validate=validate,
         log=Log(),
-        folder=recipe.run_dir,
-        card={},
+        output=Output(recipe.run_dir, CARD),
     )
 
 
@@ -53,7 +53,7 @@ def recipe_of(tmp_path: Path, model: Path, *, layout="padded", **train) -> Recip
 
 
 def numbers(model: Model) -> dict[str, torch.Tensor]:
-    parts = {"prompt": model.prompt, "head": model.head}
+    parts = {"prompt": model.method, "head": model.head}
     return {
         f"{part}.{name}": tensor.detach().clone()
         for part, module in parts.items()
@@ -84,7 +84,7 @@ def by_hand(recipe: Recipe, start: dict[str, torch.Tensor]) -> tuple[dict, list[
     group = {n: "head" if n.startswith("head") else n.split(".")[1] for n in now}
     optimizer = torch.optim.AdamW(
         [
-            {"params": [p], "lr": 0.0, "weight_decay": getattr(spec.weight_decay, group[n])}
+            {"params": [p], "lr": 0.0, "weight_decay": spec.weight_decay[group[n]]}
             for n, p in now.items()
         ]
     )
@@ -109,7 +109,7 @@ def by_hand(recipe: Recipe, start: dict[str, torch.Tensor]) -> tuple[dict, list[
         warm, steps = spec.warmup_steps, spec.steps
         factor = (step + 1) / warm if step < warm else (steps - step) / (steps - warm)
         for name, settings in zip(now, optimizer.param_groups, strict=True):
-            settings["lr"] = getattr(spec.lr, group[name]) * factor
+            settings["lr"] = spec.lr[group[name]] * factor
         optimizer.step()
         losses.append(loss.item())
     return now, losses
@@ -258,7 +258,7 @@ def test_nan_stops_and_names_the_examples(tmp_path, tiny_llama, monkeypatch, cap
     assert "nan_batch.json" in "".join(capsys.readouterr())
     state = torch.load(folder / "state" / "state.pt")
     assert state["step"] == 2
-    assert all(t.isfinite().all() for t in state["prompt"].values())
+    assert all(t.isfinite().all() for t in state["method"].values())
 
     monkeypatch.setattr(CausalBackbone, "__call__", call)
     cli.train_with("single", path, None, resume=True)

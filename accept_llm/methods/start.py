@@ -1,0 +1,34 @@
+"""Where prompts start: word embeddings of common tokens, or draws."""
+
+import torch
+from torch import Tensor
+
+from accept_llm.methods.base import Start
+
+GAUSSIAN_STD = 0.02  # the scale of word embeddings in Llama-like models
+TOP_VOCABULARY = 5000  # Lester et al. sample prompts among the most common tokens
+
+
+def sample_vocabulary(count: int, vocab_size: int, generator: torch.Generator) -> Tensor:
+    """`count` ids out of the most common tokens, without repeats where there are enough."""
+    top = min(TOP_VOCABULARY, vocab_size)
+    order = torch.randperm(top, generator=generator)
+    return order.repeat(-(-count // top))[:count]
+
+
+def vocabulary_rows(count: int, start: Start) -> Tensor:
+    """Word embeddings (count, d) of sampled tokens, fp32 on the CPU."""
+    ids = sample_vocabulary(count, start.vocab_size, start.generator)
+    return start.embed(ids).float().cpu()
+
+
+@torch.no_grad()
+def fill_tokens(tokens: Tensor, init: str, start: Start) -> None:
+    """Fills free prompt tokens (m, d) as `method.init` says: vocab, gaussian or kaiming."""
+    if init == "vocab":
+        tokens.copy_(vocabulary_rows(len(tokens), start))
+    elif init == "gaussian":
+        tokens.normal_(0, GAUSSIAN_STD, generator=start.generator)
+    else:
+        bound = tokens.shape[1] ** -0.5
+        tokens.uniform_(-bound, bound, generator=start.generator)

@@ -1,0 +1,76 @@
+"""Keys of a recipe that have another name now: what to write in their place, and rewriting them in
+a mapping or, with its comments, in a file's text. Knows no class of a recipe.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from accept_llm.errors import RecipeError
+
+RENAMED = {
+    "prompt": "method",
+    "model.weights": "model.quantization",
+    "head.says": "head.verbalizer",
+}
+"""Path of an old key -> that of the key in its place, in the same section."""
+
+_VALUES: dict[str, dict[Any, Any]] = {"model.weights": {"bf16": None}}
+"""Path of an old key -> its values that are written otherwise now."""
+
+
+def upgrade(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A recipe's mapping with the names of today, and a line for each key that had another."""
+    new: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in data.items()}
+    lines = []
+    for old, now in RENAMED.items():
+        section, _, key = old.rpartition(".")
+        at = new.get(section) if section else new
+        if not isinstance(at, dict) or key not in at:
+            continue
+        name = now.rpartition(".")[2]
+        _refuse_both(old, now, name in at)
+        values = _VALUES.get(old, {})
+        # In the place of the old key, so that a dump keeps its order.
+        items = [(name, values.get(v, v)) if k == key else (k, v) for k, v in at.items()]
+        at.clear()
+        at.update(items)
+        lines.append(f"{old} is {now} now")
+    return new, lines
+
+
+def _refuse_both(old: str, now: str, both: bool) -> None:
+    if both:
+        raise RecipeError([f"{old}: got it beside {now}; allowed: {now} alone, its name of today"])
+
+
+def upgrade_text(text: str) -> tuple[str, list[str]]:
+    """The same for the text of a YAML file that holds a mapping; comments and order stay."""
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    edits = list(_edits(root)) if isinstance(root, yaml.MappingNode) else []
+    for node, new, _ in sorted(edits, key=lambda edit: -edit[0].start_mark.index):
+        text = text[: node.start_mark.index] + new + text[node.end_mark.index :]
+    return text, [line for _, _, line in edits if line]
+
+
+def _edits(root: yaml.MappingNode) -> Iterator[tuple[yaml.Node, str, str]]:
+    """Scalars to write otherwise, the text in their place, and a line for the user."""
+    for old, now in RENAMED.items():
+        section, _, key = old.rpartition(".")
+        at = _child(root, section)[1] if section else root
+        if not isinstance(at, yaml.MappingNode):
+            continue
+        name = now.rpartition(".")[2]
+        key_node, value = _child(at, key)
+        if key_node is None:
+            continue
+        _refuse_both(old, now, _child(at, name)[0] is not None)
+        yield key_node, name, f"{old} is {now} now"
+        if isinstance(value, yaml.ScalarNode) and value.value in _VALUES.get(old, {}):
+            changed = _VALUES[old][value.value]
+            yield value, "null" if changed is None else str(changed), ""
+
+
+def _child(node: yaml.MappingNode, key: str) -> tuple[yaml.Node | None, yaml.Node | None]:
+    return next(((k, v) for k, v in node.value if k.value == key), (None, None))
