@@ -124,7 +124,7 @@ def predict(
     """Answers for new inputs, each a text (a task of one column) or a mapping of its columns: an
     id, and a label with probabilities, a score or a text."""
     prepared, engine = prepare_run(run_folder, split=None, peers=peers, notify=notify)
-    return answer(prepared, engine, make_inputs(inputs, prepared.task), notify=notify)
+    return answer(prepared, engine, examples=make_inputs(inputs, prepared.task), notify=notify)
 
 
 def prepare_run(
@@ -153,23 +153,23 @@ def score_split(
     from accept_llm.training.evaluate import score
 
     examples = getattr(prepared.rows, split)
-    with _predictions(prepared, engine, examples, notify=notify) as (rows, found):
-        return score(prepared.task, rows, found)
+    with _predictions(prepared, engine, examples=examples, notify=notify) as (rows, found):
+        return score(prepared.task, rows, predictions=found)
 
 
 def answer(
-    prepared: Prepared, engine: str, examples: Sequence[Example], *, notify: Notify = print
+    prepared: Prepared, engine: str, *, examples: Sequence[Example], notify: Notify = print
 ) -> list[dict[str, Any]]:
     """The answers of a prepared run's adapter to some examples."""
     from accept_llm.training.evaluate import as_json
 
-    with _predictions(prepared, engine, examples, notify=notify) as (_, found):
+    with _predictions(prepared, engine, examples=examples, notify=notify) as (_, found):
         return [as_json(prepared.task, prediction) for prediction in found]
 
 
 @contextmanager
 def _predictions(
-    prepared: Prepared, engine: str, examples: Sequence[Example], *, notify: Notify
+    prepared: Prepared, engine: str, *, examples: Sequence[Example], notify: Notify
 ) -> Iterator[tuple[Any, Any]]:
     """The encoded rows and a prediction for each."""
     from accept_llm.engines.base import opened_engine
@@ -197,7 +197,7 @@ def record_probe(spec: ModelSpec) -> Path:
     with opened_engine(ALONE) as engine:
         info = fetch_model(spec)
         check_family(info)
-        backbone = engine.load_backbone(spec, info, "padded")
+        backbone = engine.load_backbone(spec, info, layout="padded")
         tokenizer, kind = load_tokenizer(info.folder), probe.kind_of(spec)
-        found = probe.take(backbone, tokenizer, info, kind, device=engine.device)
+        found = probe.take(backbone, tokenizer, info=info, kind=kind, device=engine.device)
         return probe.record(found, info)

@@ -154,7 +154,7 @@ def check_adapter(prepared: Prepared, card: Card) -> None:
             _check_tensors(folder / f"{name}.safetensors")
     with problems.catch():
         if prepared.model is not None:
-            check_fits(card, recipe.model, prepared.model)
+            check_fits(card, recipe.model, info=prepared.model)
     labels, theirs = list(prepared.task.labels), card.task.labels
     if labels != theirs:
         problems.lines.append(f"adapter: made for the labels {theirs}, the task has {labels}")

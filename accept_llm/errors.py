@@ -57,7 +57,7 @@ def did_you_mean(word: str, choices: Sequence[str]) -> str:
     return f", did you mean {close[0]!r}?" if close else ""
 
 
-def refusal(value: Any, choices: Sequence[str], allowed: str) -> str:
+def refusal(value: Any, choices: Sequence[str], *, allowed: str) -> str:
     """`got X, did you mean 'y'? allowed: ...`, or `got X; allowed: ...`."""
     hint = did_you_mean(value, choices) if isinstance(value, str) else ""
     return f"got {reprlib.repr(value)}{hint or ';'} allowed: {allowed}"

@@ -83,11 +83,11 @@ class Head(nn.Module):
         values = {name: value for name, value in card.items() if name != "kind"}
         return cls(**parse_section(cls.section, values, where=where).model_dump())
 
-    def losses(self, backbone: Backbone, batch: Batch, prompt: Composed) -> Tensor:
+    def losses(self, backbone: Backbone, batch: Batch, *, prompt: Composed) -> Tensor:
         """(B,), differentiable in the prompt."""
-        return self.outcome(backbone, batch, prompt).losses
+        return self.outcome(backbone, batch, prompt=prompt).losses
 
-    def outcome(self, backbone: Backbone, batch: Batch, prompt: Composed) -> Outcome:
+    def outcome(self, backbone: Backbone, batch: Batch, *, prompt: Composed) -> Outcome:
         """Losses and answers of a batch."""
         raise NotImplementedError
 
@@ -114,7 +114,7 @@ class _ScoreHead(Head):
         """(B, d) or (B, vocabulary) -> (B, classes), or (B,) for a task that is a score."""
         raise NotImplementedError
 
-    def outcome(self, backbone: Backbone, batch: Batch, prompt: Composed) -> Outcome:
+    def outcome(self, backbone: Backbone, batch: Batch, *, prompt: Composed) -> Outcome:
         scores = self.scores(backbone(batch, prompt, reads=self.reads))
         return Outcome(example_losses(scores, batch.labels), scores)
 
@@ -174,7 +174,7 @@ class LabelWords(_ScoreHead):
 
     @classmethod
     def build(cls, spec: LabelWordsHead, setting: Setting) -> "LabelWords":
-        return cls(label_word_ids(spec, setting.task, setting.tokenizer))
+        return cls(label_word_ids(spec, setting.task, tokenizer=setting.tokenizer))
 
     def arguments(self) -> dict[str, Any]:
         return {"token_ids": self.token_ids.tolist()}
@@ -186,10 +186,10 @@ class LabelWords(_ScoreHead):
 class _AnswerHead(Head):
     """A head that trains the model to say the tokens of `batch.answers`; no parameters."""
 
-    def losses(self, backbone: Backbone, batch: Batch, prompt: Composed) -> Tensor:
+    def losses(self, backbone: Backbone, batch: Batch, *, prompt: Composed) -> Tensor:
         """(B,): minus the log-likelihood of each answer, differentiable in the prompt."""
         owner = torch.arange(len(batch), device=batch.answers.device)
-        return -backbone.log_likelihood(batch, prompt, batch.answers, owner)
+        return -backbone.log_likelihood(batch, prompt, answers=batch.answers, owner=owner)
 
     def targets(self, row: Encoded) -> int:
         """The tokens of the answer: the loss of a batch is the mean over all of them."""
@@ -214,7 +214,9 @@ class Choice(_AnswerHead):
     def build(cls, spec: ChoiceHead, setting: Setting) -> "Choice":
         _check_end(spec.kind, setting.tokenizer)
         decoder = setting.encoder_decoder
-        return cls(label_texts(spec, setting.task, setting.tokenizer, encoder_decoder=decoder))
+        return cls(
+            label_texts(spec, setting.task, tokenizer=setting.tokenizer, encoder_decoder=decoder)
+        )
 
     def arguments(self) -> dict[str, Any]:
         return {"choices": [list(choice) for choice in self.choices]}
@@ -222,13 +224,15 @@ class Choice(_AnswerHead):
     def answers(self, tokenizer: Any, *, encoder_decoder: bool) -> Answers:
         return lambda label: self.choices[label]  # type: ignore[index]
 
-    def outcome(self, backbone: Backbone, batch: Batch, prompt: Composed) -> Outcome:
+    def outcome(self, backbone: Backbone, batch: Batch, *, prompt: Composed) -> Outcome:
         """The choices of all examples in one pass; the input is read once for each example by an
         encoder, once for each choice by a causal model."""
         classes, device = len(self.choices), batch.tokens.device
         owner = torch.arange(len(batch), device=device).repeat_interleave(classes)
         answers = pad_answers(self.choices).to(device).repeat(len(batch), 1)
-        scores = backbone.log_likelihood(batch, prompt, answers, owner).view(len(batch), classes)
+        scores = backbone.log_likelihood(batch, prompt, answers=answers, owner=owner).view(
+            len(batch), classes
+        )
         return Outcome(-scores.gather(1, batch.labels[:, None])[:, 0], scores)
 
 
@@ -272,9 +276,9 @@ class Generate(_AnswerHead):
     def is_truncated(self, row: Encoded) -> bool:
         return row.answer[-1] != self.generation.end
 
-    def outcome(self, backbone: Backbone, batch: Batch, prompt: Composed) -> Outcome:
-        generated = backbone.generate(batch, prompt, self.generation)
-        return Outcome(self.losses(backbone, batch, prompt), generated=generated)
+    def outcome(self, backbone: Backbone, batch: Batch, *, prompt: Composed) -> Outcome:
+        generated = backbone.generate(batch, prompt, how=self.generation)
+        return Outcome(self.losses(backbone, batch, prompt=prompt), generated=generated)
 
 
 HEADS: dict[str, type[Head]] = {

@@ -88,7 +88,9 @@ def to_accuracy(args: argparse.Namespace, recipe: Path) -> None:
                 limit = args.give_up * curves[name][-1]["seconds"]
     found = summary(curves, args.target)
     data = {"curves": curves, "loads": loads, "changes": changes, "machine": machine(), **found}
-    save("accuracy", data, text_of(found, f"{recipe.stem}, {', '.join(changes)}"), out=args.out)
+    save(
+        "accuracy", data, text=text_of(found, f"{recipe.stem}, {', '.join(changes)}"), out=args.out
+    )
 
 
 def summary(curves: dict[str, Curve], target: float | None) -> dict[str, Any]:
@@ -126,7 +128,7 @@ def train_peft(path: str, changes: Sequence[str]) -> None:
     recipe = load_recipe(path, changes)[0]
     spec, info = recipe.train, fetch_model(recipe.model)
     splits = load_splits(recipe.task, seed=spec.seed)
-    encode = Encoder(tokenizer_of(info.folder), splits.task, recipe.task)
+    encode = Encoder(tokenizer_of(info.folder), splits.task, spec=recipe.task)
     rows, held = encode(splits.train), encode(splits.validation)
     draw = BatchSampler([len(row.tokens) for row in rows], spec)
     variant = Variant("peft", "PEFT", STATE, "peft", m=recipe.method.tokens, mask=False)
@@ -150,12 +152,12 @@ def train_peft(path: str, changes: Sequence[str]) -> None:
         side.step(side.prepare([rows[i] for i in draw.rows(step)]))
         schedule.step()
         if (step + 1) % spec.eval_every == 0 or step + 1 == spec.steps:
-            accuracy = accuracy_of(side, held, spec.eval_batch_size)
+            accuracy = accuracy_of(side, held, size=spec.eval_batch_size)
             print(f"step {step + 1}/{spec.steps}  validation: accuracy {accuracy:.4f}", flush=True)
 
 
 @torch.no_grad()
-def accuracy_of(side: Peft, rows: Sequence[Encoded], size: int) -> float:
+def accuracy_of(side: Peft, rows: Sequence[Encoded], *, size: int) -> float:
     """Sorted by length, so that little is padded."""
     ranked = sorted(rows, key=lambda row: len(row.tokens))
     right = 0

@@ -26,7 +26,7 @@ def linear_shapes(config: Any) -> Shapes:
     return Counter((layer.out_features, layer.in_features) for layer in layers)
 
 
-def step_flops(config: Any, rows: Rows, m: int) -> int:
+def step_flops(config: Any, rows: Rows, *, m: int) -> int:
     """The multiplications and additions that a packed step cannot do without, as it is usually
     counted: the linear layers at every token of [P][x_1]..[x_B] and attention over the pairs
     that see each other, once forward and, for the inputs' gradient, once (attention: twice)
@@ -55,9 +55,9 @@ def matmul_rate(
     for (out, into), count in shapes.items():
         x = torch.randn(tokens, into, device=device, dtype=dtype)
         weight = torch.randn(out, into, device=device, dtype=dtype)
-        seconds["forward"] += count * _median_product(x, weight.T, repeats)
+        seconds["forward"] += count * _median_product(x, weight.T, repeats=repeats)
         g = torch.randn(tokens, out, device=device, dtype=dtype)
-        seconds["backward"] += count * _median_product(g, weight, repeats)
+        seconds["backward"] += count * _median_product(g, weight, repeats=repeats)
     flops = sum(2 * tokens * out * into * count for (out, into), count in shapes.items())
     return {
         "tokens": tokens,
@@ -68,7 +68,7 @@ def matmul_rate(
     }
 
 
-def _median_product(a: torch.Tensor, b: torch.Tensor, repeats: int) -> float:
+def _median_product(a: torch.Tensor, b: torch.Tensor, *, repeats: int) -> float:
     found = []
     for _ in range(repeats + 1):
         began = time.perf_counter()
@@ -80,8 +80,8 @@ def _median_product(a: torch.Tensor, b: torch.Tensor, repeats: int) -> float:
 
 
 def share_of_ceiling(
-    config: Any, batches: Sequence[Rows], m: int, seconds: float, rate: dict[str, Any]
+    config: Any, batches: Sequence[Rows], *, m: int, seconds: float, rate: dict[str, Any]
 ) -> dict[str, float]:
     """FLOP/s of a step that takes `seconds`, and its share of the measured rate."""
-    flops = statistics.mean(step_flops(config, rows, m) for rows in batches)
+    flops = statistics.mean(step_flops(config, rows, m=m) for rows in batches)
     return {"flops": flops, "per_second": flops / seconds, "share": flops / seconds / rate["both"]}

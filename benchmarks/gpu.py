@@ -81,28 +81,28 @@ def in_int8(lm: Any) -> Any:
             if type(layer) is nn.Linear:
                 new, old = Int8Linear(layer), layer.weight.data
                 new.to_empty(device=old.device)
-                quantise(old, new.weight.data, new.scale.data)
+                quantise(old, new.weight.data, scale=new.scale.data)
                 setattr(parent, name, new)
     return lm
 
 
-def sides_on(lm: Any, variants: Sequence[Variant], dtype: torch.dtype) -> dict[str, Side]:
+def sides_on(lm: Any, variants: Sequence[Variant], *, dtype: torch.dtype) -> dict[str, Side]:
     return {v.key: on_shared_model(v, lm, dtype=dtype, classes=2) for v in variants}
 
 
 def measured(
-    lm: Any, variants: Sequence[Variant], batches: Batches, *, dtype: torch.dtype, repeats: int
+    lm: Any, variants: Sequence[Variant], *, batches: Batches, dtype: torch.dtype, repeats: int
 ) -> list[dict[str, Any]]:
     """Time by turns and then the peak of each side; all are on one model, in one process."""
-    sides = sides_on(lm, variants, dtype)
+    sides = sides_on(lm, variants, dtype=dtype)
     times, failed = take_turns(sides, batches, repeats=repeats)
     gc.collect()
     peaks = {key: peak_of(sides[key], batches[0]) for key in times}
-    return results(variants, batches, times, peaks=peaks, failed=failed)
+    return results(variants, batches, times=times, peaks=peaks, failed=failed)
 
 
 def one_run(
-    lm: Any, label: str, variants: Sequence[Variant], *, args: argparse.Namespace
+    lm: Any, label: str, *, variants: Sequence[Variant], args: argparse.Namespace
 ) -> tuple[dict[str, Any], str]:
     """All batches on a model, as data and as text."""
     dtype, device = lm.dtype, next(lm.parameters()).device
@@ -111,7 +111,7 @@ def one_run(
     text = f"## {label}: weights {weights / GIB:.2f} GiB\n"
     for name, lengths in texts(tiny=args.tiny).items():
         rows = drawn(lengths, vocab_size=lm.config.vocab_size)
-        lines = measured(lm, variants, [rows], dtype=dtype, repeats=args.repeats)
+        lines = measured(lm, variants, batches=[rows], dtype=dtype, repeats=args.repeats)
         text += f"\n{name}: {len(rows)} examples, {sum(lengths)} tokens\n\n{table(COLUMNS, lines)}"
         found: dict[str, Any] = {"lengths": lengths, "variants": lines}
         if "seconds" in lines[0]:
@@ -122,7 +122,9 @@ def one_run(
                 device=device,
                 repeats=args.repeats,
             )
-            share = share_of_ceiling(lm.config, [rows], variants[0].m, lines[0]["seconds"], rate)
+            share = share_of_ceiling(
+                lm.config, [rows], m=variants[0].m, seconds=lines[0]["seconds"], rate=rate
+            )
             found |= {"matmul_rate": rate, "packed_step": share}
             text += f"\n{rate_lines(rate, share)}"
         data["batches"][name] = found
@@ -161,7 +163,7 @@ def main(given: Sequence[str] | None = None) -> None:
             continue
         lm = made(random_model(sizes, device=device, dtype=dtype))
         label = str(dtype).removeprefix("torch.") if kind == "dense" else kind
-        runs[kind], more = one_run(lm, label, variants, args=args)
+        runs[kind], more = one_run(lm, label, variants=variants, args=args)
         text += f"\n{more}"
         del lm  # before the next: there may be room for one only
         gc.collect()
@@ -169,7 +171,7 @@ def main(given: Sequence[str] | None = None) -> None:
     if not has_peft:
         text += "\nPEFT: left out, peft is not installed.\n"
     text += f"\nMedians of {args.repeats}; {machine()}.\n"
-    save("gpu", data | {"before": began, "after": machine()}, text, out=args.out)
+    save("gpu", data | {"before": began, "after": machine()}, text=text, out=args.out)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def _status(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
 
 
-def _peak_in_child(source: Source, variant: Variant, rows: Rows, classes: int) -> int | None:
+def _peak_in_child(source: Source, variant: Variant, *, rows: Rows, classes: int) -> int | None:
     side = source.side(variant, classes=classes)
     for weight in side.lm.parameters():
         weight.sum()  # a mapped file is resident only once it was read
@@ -120,11 +121,12 @@ CHILDREN.set_forkserver_preload(
 )
 
 
-def peak_alone(source: Source, variant: Variant, batches: Batches, *, classes: int) -> int | None:
+def peak_alone(source: Source, variant: Variant, *, batches: Batches, classes: int) -> int | None:
     """`peak_of` the variant's largest batch, in a process of its own."""
     rows = max(batches_for(variant, batches), key=variant.positions)
     with ProcessPoolExecutor(1, mp_context=CHILDREN) as pool:
-        return pool.submit(_peak_in_child, source, variant, rows, classes).result()
+        work = partial(_peak_in_child, source, variant, rows=rows, classes=classes)
+        return pool.submit(work).result()
 
 
 # --- results ----------------------------------------------------------------------------
@@ -133,8 +135,8 @@ def peak_alone(source: Source, variant: Variant, batches: Batches, *, classes: i
 def results(
     variants: Sequence[Variant],
     batches: Batches,
-    times: Times,
     *,
+    times: Times,
     peaks: Mapping[str, int | None],
     failed: Mapping[str, str],
 ) -> list[dict[str, Any]]:
@@ -179,8 +181,8 @@ def tokens_of(batches: Batches) -> int:
 def compare(
     source: Source,
     variants: Sequence[Variant],
-    batches: Batches,
     *,
+    batches: Batches,
     classes: int,
     repeats: int,
     say: Callable[[str], None] = lambda text: None,
@@ -196,8 +198,8 @@ def compare(
     for variant in variants:
         if variant.key not in failed:
             say(f"memory: {variant.name}; {load_line()}")
-            peaks[variant.key] = peak_alone(source, variant, batches, classes=classes)
-    return results(variants, batches, times, peaks=peaks, failed=failed)
+            peaks[variant.key] = peak_alone(source, variant, batches=batches, classes=classes)
+    return results(variants, batches, times=times, peaks=peaks, failed=failed)
 
 
 def machine() -> dict[str, Any]:

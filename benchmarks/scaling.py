@@ -68,11 +68,11 @@ def random_model(size: str) -> Iterator[ModelInfo]:
         yield ModelInfo(folder, "llama", hidden, 1024, VOCABULARY, layers, files)
 
 
-def measured(point: Point, info: ModelInfo, dtype: str, repeats: int) -> list[dict[str, Any]]:
+def measured(point: Point, info: ModelInfo, *, dtype: str, repeats: int) -> list[dict[str, Any]]:
     """The results of both sides at a point."""
     rows = drawn(spread(point.batch, point.longest), vocab_size=VOCABULARY)
     chosen = [dataclasses.replace(v, m=point.m) for v in VARIANTS if v.key in KEYS]
-    return compare(Source(info, dtype), chosen, [rows], classes=2, repeats=repeats)
+    return compare(Source(info, dtype), chosen, batches=[rows], classes=2, repeats=repeats)
 
 
 def one_axis(axis: str, values: Sequence[Any], *, dtype: str, repeats: int) -> list[dict[str, Any]]:
@@ -82,7 +82,7 @@ def one_axis(axis: str, values: Sequence[Any], *, dtype: str, repeats: int) -> l
         point = dataclasses.replace(Point(), **{axis: value})
         print(f"{axis} = {value}; {load_line()}")
         with random_model(point.size) as info:
-            found = measured(point, info, dtype, repeats)
+            found = measured(point, info, dtype=dtype, repeats=repeats)
         lines.append({"value": value, **{line["key"]: line for line in found}})
     return lines
 
@@ -123,4 +123,4 @@ def scaling(
     )
     for axis, lines in found.items():
         text += f"\n{table(columns(axis), lines)}"
-    save("scaling", {"start": start, "axes": found, "machine": machine()}, text, out=out)
+    save("scaling", {"start": start, "axes": found, "machine": machine()}, text=text, out=out)

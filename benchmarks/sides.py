@@ -156,7 +156,7 @@ class Ours(Side):
         self.lm, self.backbone = root.lm, backbone
         self.device = next(root.parameters()).device
         draws = torch.Generator().manual_seed(0)
-        prompt = build_method(spec, shape, Start(backbone.embed, backbone.vocab_size, draws))
+        prompt = build_method(spec, shape, start=Start(backbone.embed, backbone.vocab_size, draws))
         self.prompt = prompt.to(self.device)
         self.head = LinearHead(d, classes, bias=False).to(self.device)
         self.attention: str = self.lm.config._attn_implementation
@@ -167,7 +167,7 @@ class Ours(Side):
         return collate(rows).to(self.device)
 
     def loss(self, inputs: Any) -> Tensor:
-        return self.head.losses(self.backbone, inputs, self.prompt.compose()).mean()
+        return self.head.losses(self.backbone, inputs, prompt=self.prompt.compose()).mean()
 
 
 class Peft(Side):
@@ -221,7 +221,7 @@ class Peft(Side):
         """Only common tokens, as Lester et al. recommend and accept_llm's plain prompt does."""
         words = self.lm.get_input_embeddings().weight
         draw = torch.Generator().manual_seed(seed)
-        ids = sample_vocabulary(self.variant.m, len(words), draw)
+        ids = sample_vocabulary(self.variant.m, len(words), generator=draw)
         self.parameters[0].copy_(words[ids.to(words.device)])
 
 

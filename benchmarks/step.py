@@ -57,13 +57,17 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def one_task(args: argparse.Namespace, task: str, info: ModelInfo, dtype: str) -> tuple[dict, str]:
+def one_task(
+    args: argparse.Namespace, task: str, *, info: ModelInfo, dtype: str
+) -> tuple[dict, str]:
     """The comparison on a task's real batches, as data and as text."""
     source, began = Source(info, dtype), machine()
     size = args.batch or SIZES[task]
     batches, classes = real(task, info.folder, size=size, count=args.batches)
     variants = [v for v in KNOWN if v.key in (args.only or [v.key for v in VARIANTS])]
-    lines = compare(source, variants, batches, classes=classes, repeats=args.repeats, say=print)
+    lines = compare(
+        source, variants, batches=batches, classes=classes, repeats=args.repeats, say=print
+    )
     lengths = [len(row.tokens) for rows in batches for row in rows]
     data = {
         **{"task": task, "model": info.folder.name, "dtype": dtype, "batch": size},
@@ -78,13 +82,13 @@ def one_task(args: argparse.Namespace, task: str, info: ModelInfo, dtype: str) -
         f"{load_line().capitalize()} ({began['cores']} cores, {began['threads']} threads).\n"
     )
     if lines[0]["key"] == "packed" and "seconds" in lines[0]:
-        share, more = ceiling(source, batches, lines[0], repeats=args.repeats)
+        share, more = ceiling(source, batches, packed=lines[0], repeats=args.repeats)
         return data | share, f"{text}\n{more}"
     return data, text
 
 
 def ceiling(
-    source: Source, batches: Batches, packed: Mapping[str, Any], *, repeats: int
+    source: Source, batches: Batches, *, packed: Mapping[str, Any], repeats: int
 ) -> tuple[dict[str, Any], str]:
     """What the packed step does of the machine's matmul rate, as data and as text."""
     config = AutoConfig.from_pretrained(source.info.folder)
@@ -95,16 +99,16 @@ def ceiling(
         device=source.device,
         repeats=repeats,
     )
-    share = share_of_ceiling(config, batches, VARIANTS[0].m, packed["seconds"], rate)
+    share = share_of_ceiling(config, batches, m=VARIANTS[0].m, seconds=packed["seconds"], rate=rate)
     return {"matmul_rate": rate, "packed_step": share}, rate_lines(rate, share)
 
 
-def compare_steps(args: argparse.Namespace, info: ModelInfo, dtype: str) -> None:
+def compare_steps(args: argparse.Namespace, info: ModelInfo, *, dtype: str) -> None:
     has_data = bool(os.environ.get("ACCEPT_DATA_DIR"))
     tasks = [args.task] if args.task else ["sst2", "boolq"] if has_data else ["quickstart"]
-    found = [one_task(args, task, info, dtype) for task in tasks]
+    found = [one_task(args, task, info=info, dtype=dtype) for task in tasks]
     data = {"tasks": [data for data, _ in found]}
-    save("step", data, "\n".join(text for _, text in found), out=args.out)
+    save("step", data, text="\n".join(text for _, text in found), out=args.out)
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -118,7 +122,7 @@ def main(given: Sequence[str] | None = None) -> None:
     elif args.to_accuracy:
         to_accuracy(args, RECIPE)
     else:
-        compare_steps(args, fetch_model(spec), dtype)
+        compare_steps(args, fetch_model(spec), dtype=dtype)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def steps_of(folder: Path) -> list[float]:
 
 
 def run(
-    command: list[str | Path], recipe: Path, changes: list[str], servers: Sequence[LocalServer]
+    command: list[str | Path], recipe: Path, *, changes: list[str], servers: Sequence[LocalServer]
 ) -> Run:
     """Trains `args.steps` steps in a process of its own, and watches the processes' CPU time."""
     with tempfile.TemporaryDirectory() as out:
@@ -135,11 +135,13 @@ def main(given: Sequence[str] | None = None) -> None:
             for _ in range(args.rounds):
                 for side, more in sides.items():
                     changes = [*changes_of(args), *engine, *more]
-                    found.setdefault(side, []).append(run(client, args.recipe, changes, servers))
+                    found.setdefault(side, []).append(
+                        run(client, args.recipe, changes=changes, servers=servers)
+                    )
                     print(f"{side}: {found[side][-1]}", flush=True)
     for _ in range(args.rounds):
         local: list[str | Path] = [sys.executable, ROOT / "launchers/single_gpu.py"]
-        alone.append(run(local, args.recipe, changes_of(args), ()))
+        alone.append(run(local, args.recipe, changes=changes_of(args), servers=()))
     report(alone, found)
 
 

@@ -57,7 +57,7 @@ def rate_lines(rate: Mapping[str, Any], share: Mapping[str, float]) -> str:
     )
 
 
-def save(name: str, data: Mapping[str, Any], text: str, *, out: Path) -> None:
+def save(name: str, data: Mapping[str, Any], *, text: str, out: Path) -> None:
     """<out>/<name>-<time>.json and .md; prints the text and where it is."""
     out.mkdir(parents=True, exist_ok=True)
     stem = out / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -25,7 +25,7 @@ def real(task: str, folder: Path, *, size: int, count: int) -> tuple[Batches, in
     classes the task has."""
     spec = BuiltinTask.model_validate({"kind": task, "max_length": 256})
     splits = load_splits(spec, seed=0)
-    encode = Encoder(tokenizer_of(folder), splits.task, spec)
+    encode = Encoder(tokenizer_of(folder), splits.task, spec=spec)
     none = [0] * len(splits.train)  # lengths matter only where batches are bucketed
     drawn = [batch_rows(none, step=i, batch_size=size, seed=0) for i in range(count)]
     return [encode([splits.train[i] for i in rows]) for rows in drawn], len(splits.task.labels)

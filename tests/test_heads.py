@@ -76,7 +76,7 @@ def test_label_words_read_their_columns():
 def test_label_words_are_what_would_come_next(tokenizer, name):
     """The id is the first token that the text gains when the word is written after it."""
     task = TASKS[name]
-    ids = label_word_ids(LabelWordsHead(kind="label_words"), task, tokenizer)
+    ids = label_word_ids(LabelWordsHead(kind="label_words"), task, tokenizer=tokenizer)
     text = f"{task.name} {task.question}"
     before = tokenizer(text)["input_ids"]
     for word, found in zip(task.words, ids, strict=True):
@@ -88,7 +88,9 @@ def test_label_words_are_what_would_come_next(tokenizer, name):
 
 def test_label_words_of_a_sentencepiece_model(stories):
     tokenizer = AutoTokenizer.from_pretrained(stories)
-    ids = label_word_ids(LabelWordsHead(kind="label_words"), file_task("bad", "good"), tokenizer)
+    ids = label_word_ids(
+        LabelWordsHead(kind="label_words"), file_task("bad", "good"), tokenizer=tokenizer
+    )
     for word, found in zip(["bad", "good"], ids, strict=True):
         before = tokenizer("text a: the cat label:")["input_ids"]
         assert tokenizer(f"text a: the cat label: {word}")["input_ids"][len(before)] == found
@@ -96,9 +98,9 @@ def test_label_words_of_a_sentencepiece_model(stories):
 
 def test_own_words_replace_the_labels(tokenizer):
     spec = LabelWordsHead(kind="label_words", words={"p": " positive", "n": "negative"})
-    ids = label_word_ids(spec, file_task("n", "p"), tokenizer)
+    ids = label_word_ids(spec, file_task("n", "p"), tokenizer=tokenizer)
     plain = label_word_ids(
-        LabelWordsHead(kind="label_words"), file_task("negative", "positive"), tokenizer
+        LabelWordsHead(kind="label_words"), file_task("negative", "positive"), tokenizer=tokenizer
     )
     assert ids == plain
 
@@ -113,7 +115,7 @@ def test_own_words_replace_the_labels(tokenizer):
 def test_words_that_cannot_be_told_apart_are_refused(tokenizer, words, message):
     spec = LabelWordsHead(kind="label_words", words=words)
     with pytest.raises(RecipeError, match=message):
-        label_word_ids(spec, file_task("n", "p"), tokenizer)
+        label_word_ids(spec, file_task("n", "p"), tokenizer=tokenizer)
 
 
 def test_build_head(tokenizer):

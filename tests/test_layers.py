@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from accept_llm.recipe.recipe import load_recipe
-from accept_llm.recipe.shipped import copy_recipe, describe_recipe, shipped_recipes
+from accept_llm.cli.main import COMMANDS
+from accept_llm.recipe.engine import ENGINE_KINDS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "accept_llm"
@@ -99,6 +99,45 @@ def test_no_upward_import() -> None:
     assert not problems, "\n".join(problems)
 
 
+def test_the_top_level_is_small() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= 10
+    assert len(LAYERS) <= 13
+
+
+def module_imports(path: Path) -> set[Path]:
+    """The package's own files that a file imports, inside functions too; what only a type checker
+    reads is left out."""
+    tree = parsed(path)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name):
+            node.body = node.body if node.test.id != "TYPE_CHECKING" else [ast.Pass()]
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("accept_llm."):
+            for alias in node.names:
+                for dotted in (f"{node.module}.{alias.name}", node.module or ""):
+                    target = ROOT.joinpath(*dotted.split(".")).with_suffix(".py")
+                    if target.is_file():
+                        found.add(target)
+                        break
+    return found
+
+
+def test_no_import_cycle() -> None:
+    graph = {path: module_imports(path) for path in sources("accept_llm")}
+    done: set[Path] = set()
+
+    def visit(path: Path, above: tuple[Path, ...]) -> None:
+        assert path not in above, " -> ".join(map(relative, (*above, path)))
+        if path not in done:
+            for target in sorted(graph.get(path, ())):
+                visit(target, (*above, path))
+            done.add(path)
+
+    for path in graph:
+        visit(path, ())
+
+
 HEAVY = {"torch", "transformers", "datasets", "matplotlib", "accelerate"}
 
 
@@ -161,6 +200,97 @@ def test_no_long_file() -> None:
     assert not long, "\n".join(long)
 
 
+# --- parameters -------------------------------------------------------------------------
+
+MOST_PARAMETERS, MOST_POSITIONAL = 6, 2
+# Their callers are libraries, which give what they give by position.
+PRESCRIBED = {
+    "_Linear.forward": "torch.autograd.Function",
+    "_Product.forward": "torch.autograd.Function",
+    "OneBuffer.__call__": "FSDP2's all-gather",
+    "packed_attention": "transformers' AttentionInterface",
+    "sees": "FlexAttention's mask_mod",
+    "hook": "torch's forward hooks",
+}
+
+
+def functions(path: Path) -> Iterator[tuple[str, bool, ast.FunctionDef]]:
+    """Every function of a file: its name below the class, whether its first parameter is the
+    object or the class, and its node."""
+
+    def below(node: ast.AST, cls: str) -> Iterator[tuple[str, bool, ast.FunctionDef]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef):
+                marks = [d.id for d in child.decorator_list if isinstance(d, ast.Name)]
+                yield f"{cls}{child.name}", bool(cls) and "staticmethod" not in marks, child
+            inner = f"{child.name}." if isinstance(child, ast.ClassDef) else ""
+            yield from below(child, inner)
+
+    yield from below(parsed(path), "")
+
+
+def is_command(path: Path, name: str, node: ast.FunctionDef) -> bool:
+    """Whether Typer calls the function, which takes its parameters' names from it."""
+    place = f"{path.stem}.{name}"
+    marked = any(isinstance(d, ast.Call) and "command" in ast.dump(d) for d in node.decorator_list)
+    starts = place in ("train.command", "swarm_demo.main")
+    return place in COMMANDS.values() or marked or starts
+
+
+def test_few_parameters_and_two_by_position() -> None:
+    many = []
+    for path in sources("accept_llm", "launchers", "benchmarks"):
+        for name, bound, node in functions(path):
+            if name in PRESCRIBED or is_command(path, name, node):
+                continue
+            positional = [*node.args.posonlyargs, *node.args.args][bound:]
+            count = len(positional) + len(node.args.kwonlyargs)
+            if len(positional) > MOST_POSITIONAL or count > MOST_PARAMETERS:
+                where = f"{relative(path)}:{node.lineno}: {name}"
+                many.append(f"{where} has {count} parameters, {len(positional)} by position")
+    assert not many, "\n".join(many)
+
+
+# --- engine names -----------------------------------------------------------------------
+
+ENGINE_PLACES = ("recipe/engine.py", "engines/", "swarm/", "cli/swarm.py")
+
+
+def docstrings(tree: ast.Module) -> set[int]:
+    """The nodes of the texts that stand alone."""
+    alone = (node.value for node in ast.walk(tree) if isinstance(node, ast.Expr))
+    return {id(value) for value in alone if isinstance(value, ast.Constant)}
+
+
+def engine_words(path: Path) -> Iterator[str]:
+    """Names and texts of a file, but for docstrings, in which an engine's name stands."""
+    tree = parsed(path)
+    skipped = docstrings(tree)
+    for node in ast.walk(tree):
+        words: list[str] = []
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            words = [] if id(node) in skipped else [node.value]
+        elif isinstance(node, ast.Name | ast.Attribute):
+            words = [node.id if isinstance(node, ast.Name) else node.attr]
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef | ast.alias):
+            words = [node.name]
+        for word in words:
+            found = [k for k in ENGINE_KINDS if k == word or (k != "single" and k in word.lower())]
+            if found:
+                yield f"{relative(path)}:{getattr(node, 'lineno', '?')}: {word!r} names {found[0]}"
+
+
+def test_engine_names_stand_in_few_places() -> None:
+    """A new engine is a row of engines/facts.py; nobody else asks which one it is."""
+    elsewhere = [
+        path
+        for path in sources("accept_llm")
+        if not path.relative_to(PACKAGE).as_posix().startswith(ENGINE_PLACES)
+    ]
+    problems = [line for path in elsewhere for line in engine_words(path)]
+    assert not problems, "\n".join(problems)
+
+
 # --- repeats ----------------------------------------------------------------------------
 
 
@@ -200,64 +330,3 @@ def repeated_passages(paths: list[Path], length: int) -> list[str]:
 def test_nothing_stands_twice() -> None:
     repeats = repeated_passages(sources(*LONGEST_FILE), LONGEST_REPEAT + 1)
     assert not repeats, "\n".join(repeats)
-
-
-# --- recipes ----------------------------------------------------------------------------
-
-
-def test_recipes_ship() -> None:
-    assert set(shipped_recipes()) == {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
-    assert shipped_recipes(), "no recipe in recipes/"
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
-def test_recipe_loads_and_says_how_to_run_it(path: Path) -> None:
-    recipe, notes = load_recipe(path)
-    assert recipe.name == path.stem
-    assert notes == []
-    command, *about = describe_recipe(path).splitlines()
-    starts = ("accept-llm train ", "accelerate launch ", "torchrun ", "python launchers/")
-    assert command.startswith(starts), f"the first line is {command!r}, not a command"
-    assert f"recipes/{path.name}" in command.split()
-    assert about, "the second line must be a comment that says what the recipe is"
-
-
-PAPER = "mnli qqp qnli sst2 stsb mrpc rte cola multirc boolq wic wsc.fixed cb".split()
-PAPER_QA = "nq hotpotqa searchqa newsqa".split()
-
-
-def test_t5_base_on_the_17_tasks_of_the_paper() -> None:
-    """They differ in the task, its head, the steps and the LR of SCAP, and in nothing else."""
-    paths = (ROOT / "recipes").glob("t5_base_*.yaml")
-    recipes = {path.stem.removeprefix("t5_base_"): load_recipe(path)[0] for path in paths}
-    assert set(recipes) == {*PAPER, *PAPER_QA}
-    rest = set()
-    for name, recipe in recipes.items():
-        assert recipe.task.kind == name
-        large = name in {"mnli", "qqp", "qnli", "sst2", *PAPER_QA}
-        assert recipe.train.steps == (300_000 if large else 30_000)
-        writes = name in {"stsb", *PAPER_QA}
-        assert recipe.head.kind == ("generate" if writes else "choice")
-        data = recipe.model_dump()
-        del data["name"], data["head"], data["task"]["kind"], data["task"]["max_length"]
-        del data["train"]["steps"], data["train"]["lr"]["added"]
-        rest.add(str(data))
-    assert len(rest) == 1
-
-
-def test_copy_recipe_never_overwrites(tmp_path: Path) -> None:
-    name, source = next(iter(shipped_recipes().items()))
-    target = copy_recipe(name, tmp_path)
-    assert target == tmp_path / f"{name}.yaml"
-    assert target.read_text() == source.read_text()
-    target.write_text("mine")
-    with pytest.raises(ValueError, match="exists and is left as it is"):
-        copy_recipe(name, tmp_path)
-    assert target.read_text() == "mine"
-
-
-def test_copy_recipe_knows_what_you_meant(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="did you mean 'quickstart'") as caught:
-        copy_recipe("quikstart", tmp_path)
-    assert all(name in str(caught.value) for name in shipped_recipes())
-    assert list(tmp_path.iterdir()) == []

@@ -110,8 +110,9 @@ def _of_format_1(data: Mapping[str, Any]) -> dict[str, Any]:
         new["method"] = {"kind": kind, **sizes}
     model = data.get("model")
     if isinstance(model, Mapping):
-        held = model.get("weights")
-        new["model"] = {**model, "quantization": None if held == "bf16" else held}
+        held = model.get("weights", "bf16")
+        kept = {name: value for name, value in model.items() if name != "weights"}
+        new["model"] = {**kept, "quantization": None if held == "bf16" else held}
     return {**new, "format_version": FORMAT}
 
 
@@ -130,7 +131,7 @@ def describe_base(spec: ModelSpec, info: ModelInfo, *, name: str) -> BaseModelSe
     )
 
 
-def check_fits(card: Card, spec: ModelSpec, info: ModelInfo) -> None:
+def check_fits(card: Card, spec: ModelSpec, *, info: ModelInfo) -> None:
     """Raises RecipeError naming everything in which the model is not the adapter's.
 
     A revision counts where both are of the Hub; a model that is stored elsewhere is known by its

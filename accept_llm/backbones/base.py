@@ -1,7 +1,8 @@
 """Frozen language models, each with differentiable calls."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 import torch
@@ -12,6 +13,7 @@ from accept_llm.data.batches import IGNORED, Batch
 from accept_llm.methods.base import Composed
 
 Layout = Literal["padded", "packed", "packed_flex"]
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,12 @@ class Backbone(Protocol):
         """States (B, d) or next-token logits (B, vocabulary) where the answer is due."""
 
     def log_likelihood(
-        self, batch: Batch, prompt: Composed, answers: Tensor, owner: Tensor
+        self, batch: Batch, prompt: Composed, *, answers: Tensor, owner: Tensor
     ) -> Tensor:
         """Log-likelihood (R,) of `answers` (R, a), padded with -100, each after the input of
         the example `owner` (R,) names."""
 
-    def generate(self, batch: Batch, prompt: Composed, how: Generation) -> list[list[int]]:
+    def generate(self, batch: Batch, prompt: Composed, *, how: Generation) -> list[list[int]]:
         """The tokens that the model writes for each example, without the end; no gradient."""
 
     def positions(self, batch: Batch) -> int:

@@ -8,7 +8,7 @@ packed  one row in all, [P][x_1]..[x_B]: each example sees P and, causally, itse
         computed once and nothing is padded. packed_flex is the same with another kernel.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from accept_llm.backbones.base import (
+    NOTHING,
     Generation,
     Layout,
     Root,
@@ -37,19 +38,18 @@ class CausalRoot(Root):
         self,
         tokens: Tensor,
         *,
-        prefix: Tensor | None = None,
-        offsets: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        mask: Tensor | None = None,
         reads: str = "embeddings",
+        prompt: Mapping[str, Tensor] = NOTHING,
+        layout: Mapping[str, Any] = NOTHING,
         at: Tensor | None = None,
-        packing: Any = None,
-        generation: dict[str, Any] | None = None,
+        generation: Mapping[str, Any] = NOTHING,
     ) -> Tensor:
-        """tokens (b, t), prefix (m, d), offsets (t, d) or (b, t, d) -> what `reads` names:
-        embeddings (b, t, d); states (n, d) or logits (n, V) at `at` (n,) of the flattened
-        (b * (m + t)) positions; or tokens (b, n), where `at` (b, m) is the prefix's place."""
-        x = self.embed_tokens(tokens, offsets)
+        """tokens (b, t), of the prompt a prefix (m, d) and offsets (t, d) or (b, t, d), of the
+        layout position_ids, mask and packing -> what `reads` names: embeddings (b, t, d); states
+        (n, d) or logits (n, V) at `at` (n,) of the flattened (b * (m + t)) positions; or tokens
+        (b, n), where `at` (b, m) is the prefix's place."""
+        prefix, mask = prompt.get("prefix"), layout.get("mask")
+        x = self.embed_tokens(tokens, prompt.get("offsets"))
         if reads == "embeddings":
             return x
         if reads == "tokens":
@@ -57,13 +57,13 @@ class CausalRoot(Root):
                 x = x.scatter(
                     1, at[..., None].expand(-1, -1, x.shape[2]), prefix.expand(len(x), -1, -1)
                 )
-            return self.lm.generate(inputs_embeds=x, attention_mask=mask, **(generation or {}))
+            return self.lm.generate(inputs_embeds=x, attention_mask=mask, **generation)
         if prefix is not None:
             x = torch.cat([prefix.expand(len(x), -1, -1), x], dim=1)  # (b, m + t, d)
+        packing = layout.get("packing")
         packed = {"packing": packing, "attention_mask": mask} if packing else {}
-        out = self.lm.base_model(
-            inputs_embeds=x, position_ids=position_ids, use_cache=False, **packed
-        )
+        positions = layout.get("position_ids")
+        out = self.lm.base_model(inputs_embeds=x, position_ids=positions, use_cache=False, **packed)
         states = out.last_hidden_state.flatten(0, 1)[at]  # (n, d)
         return states if reads == "states" else self.lm.get_output_embeddings()(states)
 
@@ -86,11 +86,11 @@ class CausalBackbone:
         return self.module(**inputs, reads=reads, at=first + batch.lengths - 1)
 
     def log_likelihood(
-        self, batch: Batch, prompt: Composed, answers: Tensor, owner: Tensor
+        self, batch: Batch, prompt: Composed, *, answers: Tensor, owner: Tensor
     ) -> Tensor:
         """Each answer is read behind its own copy of the input, as tokens without offsets."""
         real = answers != IGNORED
-        extended = with_answers(batch, answers, owner)
+        extended = with_answers(batch, answers, owner=owner)
         own = batch.lengths[owner]
         inputs, first = self._inputs(extended, prompt, own=own)
         places = (first + own - 1)[:, None] + torch.arange(answers.shape[1], device=own.device)
@@ -105,16 +105,15 @@ class CausalBackbone:
         prefix, table = prompt.prefix, prompt.offsets
         m, memory = 0 if prefix is None else len(prefix), self._cached_prompt(prompt)
         if self.layout == "padded":
-            inputs, positions, first = lay_padded(batch, m, own)
+            inputs, positions, first = lay_padded(batch, m, own=own)
         else:
             before = m if memory is None else 0
-            packing = self._pack(batch.lengths, before, memory)
-            inputs, positions, first = lay_packed(batch, m, own, packing)
+            packing = self._pack(batch.lengths, before, memory=memory)
+            inputs, positions, first = lay_packed(batch, m, own=own, packing=packing)
+        parts = {} if table is None else {"offsets": self._offsets(table, positions)}
         if prefix is not None and memory is None:
-            inputs["prefix"] = prefix.to(self.dtype)
-        if table is not None:
-            inputs["offsets"] = self._offsets(table, positions)
-        return inputs, first
+            parts["prefix"] = prefix.to(self.dtype)
+        return {**inputs, "prompt": parts}, first
 
     def _cached_prompt(self, prompt: Composed) -> Memory | None:
         """Without gradients: the prompt's keys and values, computed once for all the batches that
@@ -127,10 +126,12 @@ class CausalBackbone:
             self._memory = (prompt, memory)
             self.module(
                 none[None],
-                prefix=prefix.to(self.dtype),
-                position_ids=torch.arange(len(prefix), device=prefix.device)[None],
-                packing=self._pack(none, len(prefix), memory),
-                mask=_no_mask(prefix.device),
+                prompt={"prefix": prefix.to(self.dtype)},
+                layout={
+                    "position_ids": torch.arange(len(prefix), device=prefix.device)[None],
+                    "packing": self._pack(none, len(prefix), memory=memory),
+                    "mask": _no_mask(prefix.device),
+                },
                 reads="states",
                 at=none,
             )
@@ -143,7 +144,7 @@ class CausalBackbone:
         return torch.cat([table, torch.zeros_like(table[:1])])[positions]
 
     @torch.no_grad()
-    def generate(self, batch: Batch, prompt: Composed, how: Generation) -> list[list[int]]:
+    def generate(self, batch: Batch, prompt: Composed, *, how: Generation) -> list[list[int]]:
         """Padded on the left, before the prompt, because new tokens are put on the right."""
         prefix, table = prompt.prefix, prompt.offsets
         m, device = 0 if prefix is None else len(prefix), batch.tokens.device
@@ -153,13 +154,17 @@ class CausalBackbone:
         real = places >= start + m
         tokens = torch.zeros(len(batch), length, dtype=torch.int64, device=device)
         tokens[real] = batch.tokens
-        inputs: dict[str, Any] = {"tokens": tokens, "mask": (places >= start).long()}
+        parts, at = {}, None
         if prefix is not None:
-            inputs["prefix"] = prefix.to(self.dtype)
-            inputs["at"] = start + torch.arange(m, device=device)
+            parts["prefix"] = prefix.to(self.dtype)
+            at = start + torch.arange(m, device=device)
         if table is not None:
-            inputs["offsets"] = self._offsets(table, torch.where(real, places - start - m, -1))
-        out = self.module(**inputs, reads="tokens", generation=generation_arguments(how))
+            parts["offsets"] = self._offsets(table, torch.where(real, places - start - m, -1))
+        layout = {"mask": (places >= start).long()}
+        generation = generation_arguments(how)
+        out = self.module(
+            tokens, reads="tokens", prompt=parts, layout=layout, at=at, generation=generation
+        )
         return [truncate_at(how.end, row) for row in out.tolist()]
 
     def positions(self, batch: Batch) -> int:
@@ -171,13 +176,13 @@ class CausalBackbone:
         return embed(self.module, ids)
 
 
-Pack = Callable[[Tensor, int, Memory | None], Packing | FlexPacking]
+Pack = Callable[..., Packing | FlexPacking]
 Laid = tuple[dict[str, Any], Tensor, Tensor]
 """The root's inputs, the position of each token in its example (-1: it has no offset), and the
 place (B,) of each example's first token among the flattened positions."""
 
 
-def lay_padded(batch: Batch, m: int, own: Tensor | None = None) -> Laid:
+def lay_padded(batch: Batch, m: int, *, own: Tensor | None = None) -> Laid:
     """(B, longest) rows; the padding token is 0, no real token sees it."""
     rows = pad_sequence(batch.tokens.split(batch.lengths.tolist()), batch_first=True)
     longest, device = rows.shape[1], rows.device
@@ -188,19 +193,19 @@ def lay_padded(batch: Batch, m: int, own: Tensor | None = None) -> Laid:
     return {"tokens": rows}, positions, first
 
 
-def lay_packed(batch: Batch, m: int, own: Tensor | None, packing: Packing | FlexPacking) -> Laid:
+def lay_packed(batch: Batch, m: int, *, own: Tensor | None, packing: Packing | FlexPacking) -> Laid:
     """One row of all tokens, behind the prompt's m or with a memory of them."""
     device, n = batch.tokens.device, len(batch.tokens)
     starts = batch.lengths.cumsum(0) - batch.lengths
     example = torch.arange(len(batch), device=device).repeat_interleave(batch.lengths)  # (n,)
     positions = torch.arange(n, device=device) - starts[example]
     before = packing.prefix
-    inputs = {
-        "tokens": batch.tokens[None],
+    layout = {
         "position_ids": torch.cat([torch.arange(before, device=device), m + positions])[None],
         "packing": packing,
         "mask": _no_mask(device),
     }
+    inputs = {"tokens": batch.tokens[None], "layout": layout}
     if own is not None:
         positions = torch.where(positions < own[example], positions, -1)
     return inputs, positions, starts + before
@@ -211,7 +216,7 @@ def _no_mask(device: torch.device) -> Tensor:
     return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
 
 
-def with_answers(batch: Batch, answers: Tensor, owner: Tensor) -> Batch:
+def with_answers(batch: Batch, answers: Tensor, *, owner: Tensor) -> Batch:
     """R examples: the input of the example `owner` names, then all of an answer but its last
     token, which nothing has to be read after."""
     texts = batch.tokens.split(batch.lengths.tolist())

@@ -24,7 +24,7 @@ class FlexPacking:
     mask: Any
     memory: Memory | None = None
 
-    def attend(self, module: torch.nn.Module, row: Row, scaling: float | None) -> Tensor:
+    def attend(self, module: torch.nn.Module, row: Row, *, scaling: float | None) -> Tensor:
         """-> (1, T, h, c)."""
         query, key, value = row
         if self.memory is not None:
@@ -42,16 +42,16 @@ class FlexPacking:
         return out.transpose(1, 2)
 
 
-def pack_for_flex(lengths: Tensor, prefix: int, memory: Memory | None = None) -> FlexPacking:
+def pack_for_flex(lengths: Tensor, prefix: int, *, memory: Memory | None = None) -> FlexPacking:
     """As packed.pack: examples of `lengths` (B,) behind `prefix` tokens; B = 0 with a memory fills
     it, and without a prefix reads it."""
     outside = 0
     if memory is not None and not prefix:
         outside = len(next(iter(memory.kept.values()))[0])
-    return FlexPacking(prefix, _block_mask(lengths, prefix, outside), memory)
+    return FlexPacking(prefix, _block_mask(lengths, prefix, outside=outside), memory)
 
 
-def _block_mask(lengths: Tensor, prefix: int, outside: int) -> Any:
+def _block_mask(lengths: Tensor, prefix: int, *, outside: int) -> Any:
     from torch.nn.attention.flex_attention import BlockMask
 
     device, m = lengths.device, prefix + outside

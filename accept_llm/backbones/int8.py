@@ -30,7 +30,7 @@ class _Quantised(nn.Module):
     weight: Tensor
     scale: Tensor
 
-    def __init__(self, n: int, width: int, dtype: torch.dtype):
+    def __init__(self, n: int, width: int, *, dtype: torch.dtype):
         super().__init__()
         self.out_features, self.in_features = n, width
         groups = width // group_of(width)
@@ -47,7 +47,7 @@ class Int8Linear(_Quantised):
     """In place of a frozen nn.Linear."""
 
     def __init__(self, like: nn.Linear):
-        super().__init__(like.out_features, like.in_features, like.weight.dtype)
+        super().__init__(like.out_features, like.in_features, dtype=like.weight.dtype)
         self.bias = like.bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class Int8Embedding(_Quantised):
     """In place of a frozen nn.Embedding."""
 
     def __init__(self, like: nn.Embedding):
-        super().__init__(like.num_embeddings, like.embedding_dim, like.weight.dtype)
+        super().__init__(like.num_embeddings, like.embedding_dim, dtype=like.weight.dtype)
 
     def forward(self, ids: Tensor) -> Tensor:
         rows = self.weight[ids.flatten()], self.scale[ids.flatten()]
@@ -105,7 +105,7 @@ def dequantise(weight: Tensor, scale: Tensor, *, dtype: torch.dtype) -> Tensor:
     return grouped.mul_(scale[..., None].to(dtype)).view(weight.shape)
 
 
-def quantise(rows: Tensor, weight: Tensor, scale: Tensor) -> None:
+def quantise(rows: Tensor, weight: Tensor, *, scale: Tensor) -> None:
     """Fills int8 `weight` (n, width) and `scale` (n, groups) from rows (n, width)."""
     grouped = rows.float().view(*scale.shape, rows.shape[1] // scale.shape[1])
     scale.copy_(grouped.abs().amax(-1) / 127)
@@ -114,17 +114,15 @@ def quantise(rows: Tensor, weight: Tensor, scale: Tensor) -> None:
     weight.copy_(steps.view(weight.shape))
 
 
-def fill_int8(
-    weight: Tensor, scale: Tensor, read: Callable[[int, int, Tensor], None], *, start: int
-) -> None:
-    """Quantises rows `start`, `start + 1`, ... of a stored matrix; `read(first, stop, out)` gives
-    them, some at a time."""
+def fill_int8(weight: Tensor, scale: Tensor, *, read: Callable[..., None], start: int) -> None:
+    """Quantises rows `start`, `start + 1`, ... of a stored matrix; `read(first, out=rows)`
+    gives them, some at a time."""
     step = max(1, CHUNK // weight.shape[1])
     for first in range(0, len(weight), step):
         part = slice(first, first + step)
         rows = torch.empty(weight[part].shape, dtype=torch.float32, device=weight.device)
-        read(start + first, start + first + len(rows), rows)
-        quantise(rows, weight[part], scale[part])
+        read(start + first, out=rows)
+        quantise(rows, weight[part], scale=scale[part])
 
 
 def use_int8(lm: Any) -> None:

@@ -78,8 +78,8 @@ def choose_layout(
 def load_backbone(
     spec: ModelSpec,
     info: ModelInfo,
-    layout: Layout,
     *,
+    layout: Layout,
     device: torch.device,
     sharding: Sharding | None,
 ) -> Backbone:
@@ -116,12 +116,14 @@ def load_whole(
             sharding=UNSHARDED,
             quantization=quantization,
         )
-    more = _bitsandbytes(quantization, DTYPES[dtype], device) if quantization else {}
+    more = _bitsandbytes(quantization, DTYPES[dtype], device=device) if quantization else {}
     loaded: Any = _auto_class(info).from_pretrained(
         info.folder, dtype=DTYPES[dtype], output_loading_info=True, **more
     )
     lm, report = loaded
-    _refuse_missing(lm, info, report["missing_keys"])  # transformers would draw them at random
+    _refuse_missing(
+        lm, info, missing=report["missing_keys"]
+    )  # transformers would draw them at random
     return _freeze(_root(lm, info).to(device), info, device=device, dtype=dtype, layout=layout)
 
 
@@ -145,18 +147,18 @@ def load_sharded(
     with init_empty_weights(include_buffers=False):
         lm = _auto_class(info).from_config(config, dtype=DTYPES[dtype])
     checkpoint = Checkpoint(info.files)
-    _refuse_missing(lm, info, _tie(lm, checkpoint))
+    _refuse_missing(lm, info, missing=_tie(lm, checkpoint))
     if quantization == "int8":
         use_int8(lm)
     root = _root(lm, info)
     root.requires_grad_(False)
     sharding.shard(root, _parts(lm))
     _materialise(root, device, home=sharding.home or device)
-    _fill(lm, info, checkpoint)
+    _fill(lm, info, checkpoint=checkpoint)
     return _freeze(root, info, device=device, dtype=sharding.dtype or dtype, layout=layout)
 
 
-def _bitsandbytes(quantization: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+def _bitsandbytes(quantization: str, dtype: torch.dtype, *, device: torch.device) -> dict[str, Any]:
     """from_pretrained's arguments for bitsandbytes' weights."""
     from transformers import BitsAndBytesConfig
 
@@ -272,7 +274,7 @@ def _materialise(root: nn.Module, device: torch.device, *, home: torch.device) -
         setattr(root.get_submodule(parent), last, buffer)
 
 
-def _fill(lm: nn.Module, info: ModelInfo, checkpoint: Checkpoint) -> None:
+def _fill(lm: nn.Module, info: ModelInfo, *, checkpoint: Checkpoint) -> None:
     """Reads this rank's rows of every stored parameter and buffer, once for a tied weight."""
     filled: set[int] = set()
     tensors = lm.state_dict(keep_vars=True)
@@ -293,13 +295,15 @@ def _fill(lm: nn.Module, info: ModelInfo, checkpoint: Checkpoint) -> None:
         piece = getattr(tensor, "ds_tensor", None)
         if piece is not None:
             first = tensor.ds_zero_partition_rank * len(piece)
-            checkpoint.read_flat(name, first, piece)
+            checkpoint.read_flat(name, first, out=piece)
             continue
         start, rows = _own_rows(tensor)
         if scale is None:
-            checkpoint.read_rows(name, start, start + len(rows), rows)
+            checkpoint.read_rows(name, start, out=rows)
         else:
-            fill_int8(rows, _own_rows(scale)[1], partial(checkpoint.read_rows, name), start=start)
+            fill_int8(
+                rows, _own_rows(scale)[1], read=partial(checkpoint.read_rows, name), start=start
+            )
 
 
 def local_shard(parameter: Any) -> Tensor:
@@ -326,7 +330,7 @@ def _own_rows(tensor: Tensor) -> tuple[int, Tensor]:
     return start, local
 
 
-def _refuse_missing(lm: nn.Module, info: ModelInfo, missing: Iterable[str]) -> None:
+def _refuse_missing(lm: nn.Module, info: ModelInfo, *, missing: Iterable[str]) -> None:
     names = sorted(missing)
     if names:
         raise RecipeError(

@@ -41,7 +41,7 @@ class Packing:
     """(T,): where each token of the row is in the groups' outputs, laid end to end."""
     memory: "Memory | None" = None
 
-    def attend(self, module: torch.nn.Module, row: Row, scaling: float | None) -> Tensor:
+    def attend(self, module: torch.nn.Module, row: Row, *, scaling: float | None) -> Tensor:
         """-> (1, T, h, c)."""
         m, dtype = self.prefix, row[0].dtype
         if needs_fp32(row[0].device, dtype):
@@ -50,10 +50,14 @@ class Packing:
         prompt = (k[:m], v[:m])
         if self.memory is not None:
             prompt = self.memory.kept.setdefault(module, prompt)
-        parts = [_attend(q[None, :m], k[None, :m], v[None, :m], (k[:0], v[:0]), scaling)[0]]
+        parts = [
+            _attend(
+                q[None, :m], k[None, :m], v=v[None, :m], prompt=(k[:0], v[:0]), scaling=scaling
+            )[0]
+        ]
         for group in self.groups:
             at = group.places  # (b, t)
-            parts.append(_attend(q[at], k[at], v[at], prompt, scaling)[group.real])
+            parts.append(_attend(q[at], k[at], v=v[at], prompt=prompt, scaling=scaling)[group.real])
         return torch.cat(parts)[self.order][None].to(dtype)
 
 
@@ -65,7 +69,7 @@ class Memory:
     kept: dict[torch.nn.Module, tuple[Tensor, Tensor]]
 
 
-def pack(lengths: Tensor, prefix: int, memory: Memory | None = None) -> Packing:
+def pack(lengths: Tensor, prefix: int, *, memory: Memory | None = None) -> Packing:
     """The packing of examples of `lengths` (B,), in their order, behind `prefix` tokens; B = 0
     with a memory fills it."""
     device = lengths.device
@@ -99,14 +103,14 @@ def packed_attention(
     """Attention as `packing` has it (a Packing, or flex.py's): see Row."""
     row = (query, key, value)
     if packing is not None:
-        return packing.attend(module, row, scaling), None
+        return packing.attend(module, row, scaling=scaling), None
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     return sdpa_attention_forward(module, *row, attention_mask, scaling=scaling, **kwargs)
 
 
 def _attend(
-    q: Tensor, k: Tensor, v: Tensor, prompt: tuple[Tensor, Tensor], scaling: float | None
+    q: Tensor, k: Tensor, *, v: Tensor, prompt: tuple[Tensor, Tensor], scaling: float | None
 ) -> Tensor:
     """b rows of t tokens that see the m tokens of the prompt and, causally, themselves:
     q (b, t, h, c), k and v (b, t, g, c), keys and values of the prompt (m, g, c) -> (b, t, h, c).

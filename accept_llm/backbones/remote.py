@@ -25,7 +25,9 @@ Session = Callable[[int], AbstractContextManager[Any]]
 class Ends(nn.Module):
     """What is before and behind the blocks."""
 
-    def __init__(self, embedding: nn.Embedding, first: nn.Module, norm: nn.Module, head: nn.Module):
+    def __init__(
+        self, embedding: nn.Embedding, first: nn.Module, *, norm: nn.Module, head: nn.Module
+    ):
         super().__init__()
         self.embedding, self.first, self.norm, self.head = embedding, first, norm, head
         self.width = embedding.embedding_dim
@@ -39,8 +41,8 @@ class RemoteBackbone:
         self,
         ends: Ends,
         through: Through,
-        session: Session,
         *,
+        session: Session,
         dtype: torch.dtype,
         limit: int,
         parts: int,
@@ -52,30 +54,30 @@ class RemoteBackbone:
 
     def __call__(self, batch: Batch, prompt: Composed, *, reads: str) -> Tensor:
         last = [n - 1 for n in batch.lengths[:, None]]
-        states = self._states(batch, prompt, last)
+        states = self._states(batch, prompt, places=last)
         return states if reads == "states" else self.ends.head(states)
 
     def log_likelihood(
-        self, batch: Batch, prompt: Composed, answers: Tensor, owner: Tensor
+        self, batch: Batch, prompt: Composed, *, answers: Tensor, owner: Tensor
     ) -> Tensor:
         """As CausalBackbone's: behind its own copy of the input, as tokens without offsets."""
-        extended, own = with_answers(batch, answers, owner), batch.lengths[owner]
+        extended, own = with_answers(batch, answers, owner=owner), batch.lengths[owner]
         answer_lengths = (answers != IGNORED).sum(1)
         places = [
             n - 1 + torch.arange(int(k), device=own.device)
             for n, k in zip(own, answer_lengths, strict=True)
         ]
-        logits = self.ends.head(self._states(extended, prompt, places, own=own))
+        logits = self.ends.head(self._states(extended, prompt, places=places, own=own))
         return log_likelihoods(logits, answers)
 
     def _states(
-        self, batch: Batch, prompt: Composed, places: Sequence[Tensor], *, own: Tensor | None = None
+        self, batch: Batch, prompt: Composed, *, places: Sequence[Tensor], own: Tensor | None = None
     ) -> Tensor:
         """(n, d): the final states at the `places` of each example, counted from its first token,
         in the order of the examples."""
         m = 0 if prompt.prefix is None else len(prompt.prefix)
         groups = self._groups(batch.lengths.tolist(), m)
-        parts = [self._inputs(batch, prompt, rows, own) for rows in groups]
+        parts = [self._inputs(batch, prompt, rows=rows, own=own) for rows in groups]
         found: dict[int, Tensor] = {}
         for rows, out in zip(groups, self.through(parts), strict=True):
             found |= {row: out[i, m + places[row]] for i, row in enumerate(rows)}
@@ -95,12 +97,12 @@ class RemoteBackbone:
         return [order[start:end] for start, end in split_by_cost(costs, low)]
 
     def _inputs(
-        self, batch: Batch, prompt: Composed, rows: Sequence[int], own: Tensor | None
+        self, batch: Batch, prompt: Composed, *, rows: Sequence[int], own: Tensor | None
     ) -> Tensor:
         """(b, m + t, d): prompt, and embeddings with their offsets."""
         prefix, table = prompt.prefix, prompt.offsets
         part = rows_of(batch, rows)
-        inputs, positions, _ = lay_padded(part, 0, None if own is None else own[list(rows)])
+        inputs, positions, _ = lay_padded(part, 0, own=None if own is None else own[list(rows)])
         x = self.ends.embedding(inputs["tokens"])
         if table is not None:
             table = table.to(self.dtype)
@@ -110,14 +112,14 @@ class RemoteBackbone:
         return self.ends.first(x)
 
     @torch.no_grad()
-    def generate(self, batch: Batch, prompt: Composed, how: Generation) -> list[list[int]]:
+    def generate(self, batch: Batch, prompt: Composed, *, how: Generation) -> list[list[int]]:
         """Greedy; examples of one length together, since nothing can be masked."""
         assert how.beams == 1, how  # others: engines/check.py
         lengths, generated = batch.lengths.tolist(), dict[int, list[int]]()
         m = 0 if prompt.prefix is None else len(prompt.prefix)
         for length in sorted(set(lengths)):
             rows = [i for i, n in enumerate(lengths) if n == length]
-            x, tokens = self._inputs(batch, prompt, rows, None), list[Tensor]()
+            x, tokens = self._inputs(batch, prompt, rows=rows, own=None), list[Tensor]()
             with self.session(m + length + how.limit) as session:
                 while len(tokens) < how.limit:
                     last = self.ends.norm(session.step(x)[:, -1])

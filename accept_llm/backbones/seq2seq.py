@@ -5,6 +5,7 @@ A batch is padded on the right and masked. T5's encoder looks both ways, so that
 cannot be shared by the examples of a batch as a causal model's can.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from accept_llm.backbones.base import (
+    NOTHING,
     Generation,
     Root,
     embed,
@@ -30,32 +32,32 @@ class Seq2SeqRoot(Root):
         self,
         tokens: Tensor,
         *,
-        reads: str = "embeddings",
-        generation: dict[str, Any] | None = None,
         mask: Tensor | None = None,
-        prefix: Tensor | None = None,
-        offsets: Tensor | None = None,
-        answers: Tensor | None = None,
-        owner: Tensor | None = None,
+        prompt: Mapping[str, Tensor] = NOTHING,
+        reads: str = "embeddings",
+        targets: tuple[Tensor, Tensor] | None = None,
+        generation: Mapping[str, Any] = NOTHING,
     ) -> Tensor:
-        """tokens (b, t), mask (b, m + t), prefix (m, d), offsets (t, d) -> what `reads` names:
-        embeddings (b, t, d); states (b, d) or logits (b, V) of the decoder's first position;
-        log-likelihoods (R,) of answers (R, a) of the examples `owner` (R,); or tokens (b, n)."""
-        x = self.embed_tokens(tokens, offsets)
+        """tokens (b, t), mask (b, m + t), of the prompt a prefix (m, d) and offsets (t, d) -> what
+        `reads` names: embeddings (b, t, d); states (b, d) or logits (b, V) of the decoder's first
+        position; log-likelihoods (R,) of `targets`, answers (R, a) and the examples (R,) that they
+        belong to; or tokens (b, n)."""
+        prefix = prompt.get("prefix")
+        x = self.embed_tokens(tokens, prompt.get("offsets"))
         if reads == "embeddings":
             return x
         if prefix is not None:
             x = torch.cat([prefix.expand(len(x), -1, -1), x], dim=1)  # (b, m + t, d)
         if reads == "tokens":
-            return self.lm.generate(inputs_embeds=x, attention_mask=mask, **(generation or {}))
+            return self.lm.generate(inputs_embeds=x, attention_mask=mask, **generation)
         encoded = self.lm.encoder(inputs_embeds=x, attention_mask=mask).last_hidden_state
         if reads == "answers":
-            assert answers is not None
-            assert owner is not None
+            assert targets is not None
             assert mask is not None
-            states = self._decode(encoded[owner], mask[owner], self._shift(answers))
+            answers, owner = targets
+            states = self._decode(encoded[owner], mask[owner], inputs=self._shift(answers))
             return log_likelihoods(self._logits(states[answers != IGNORED]), answers)
-        states = self._decode(encoded, mask, self._shift(tokens[:, :1]))[:, 0]
+        states = self._decode(encoded, mask, inputs=self._shift(tokens[:, :1]))[:, 0]
         return states if reads == "states" else self._logits(states)
 
     def _shift(self, answers: Tensor) -> Tensor:
@@ -63,7 +65,7 @@ class Seq2SeqRoot(Root):
         start = answers.new_full((len(answers), 1), self.lm.config.decoder_start_token_id)
         return torch.cat([start, answers[:, :-1].clamp(min=0)], dim=1)
 
-    def _decode(self, encoded: Tensor, mask: Any, inputs: Tensor) -> Tensor:
+    def _decode(self, encoded: Tensor, mask: Any, *, inputs: Tensor) -> Tensor:
         out = self.lm.decoder(
             input_ids=inputs,
             encoder_hidden_states=encoded,
@@ -90,13 +92,13 @@ class Seq2SeqBackbone:
         return self.module(**self._inputs(batch, prompt), reads=reads)
 
     def log_likelihood(
-        self, batch: Batch, prompt: Composed, answers: Tensor, owner: Tensor
+        self, batch: Batch, prompt: Composed, *, answers: Tensor, owner: Tensor
     ) -> Tensor:
         inputs = self._inputs(batch, prompt)
-        return self.module(**inputs, reads="answers", answers=answers, owner=owner)
+        return self.module(**inputs, reads="answers", targets=(answers, owner))
 
     @torch.no_grad()
-    def generate(self, batch: Batch, prompt: Composed, how: Generation) -> list[list[int]]:
+    def generate(self, batch: Batch, prompt: Composed, *, how: Generation) -> list[list[int]]:
         start = self.config.decoder_start_token_id
         generation = {**generation_arguments(how), "decoder_start_token_id": start}
         out = self.module(**self._inputs(batch, prompt), reads="tokens", generation=generation)
@@ -110,12 +112,11 @@ class Seq2SeqBackbone:
         rows = pad_sequence(batch.tokens.split(batch.lengths.tolist()), batch_first=True)
         length, m = rows.shape[1], 0 if prefix is None else len(prefix)
         places = torch.arange(m + length, device=rows.device)
-        return {
-            "tokens": rows,
-            "mask": (places < m + batch.lengths[:, None]).long(),
-            "prefix": None if prefix is None else prefix.to(self.dtype),
-            "offsets": None if table is None else table[:length].to(self.dtype),
-        }
+        parts = {} if prefix is None else {"prefix": prefix.to(self.dtype)}
+        if table is not None:
+            parts["offsets"] = table[:length].to(self.dtype)
+        mask = (places < m + batch.lengths[:, None]).long()
+        return {"tokens": rows, "mask": mask, "prompt": parts}
 
     def embed(self, ids: Tensor) -> Tensor:
         return embed(self.module, ids)

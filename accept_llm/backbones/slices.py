@@ -38,19 +38,19 @@ class Checkpoint:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._tensors[name].shape
 
-    def read_rows(self, name: str, start: int, stop: int, out: Tensor) -> None:
-        """Fills `out` (stop - start, ...) with these rows; a scalar has one row.
+    def read_rows(self, name: str, start: int, *, out: Tensor) -> None:
+        """Fills `out` (n, ...) with the rows from `start`; a scalar has one row.
 
         Other dtypes and devices than the stored ones are reached by a small buffer.
         """
         stored = self._tensors[name]
         rows, *row = stored.shape or (1,)
-        assert 0 <= start <= stop <= rows, (name, start, stop, rows)
-        assert out.shape == (stop - start, *row), (name, out.shape, (stop - start, *row))
+        assert 0 <= start <= start + len(out) <= rows, (name, start, len(out), rows)
+        assert out.shape == (len(out), *row), (name, out.shape, row)
         flat = out.detach().view(-1)  # fails, as it must, where it would be a copy
-        self.read_flat(name, start * prod(row), flat)
+        self.read_flat(name, start * prod(row), out=flat)
 
-    def read_flat(self, name: str, start: int, out: Tensor) -> None:
+    def read_flat(self, name: str, start: int, *, out: Tensor) -> None:
         """Fills `out` (n,) with the tensor's numbers from `start`, counted through its rows, as
         far as there are any; what is left of `out` is set to 0."""
         stored = self._tensors[name]
@@ -66,7 +66,7 @@ class Checkpoint:
             stream.seek(stored.start + start * dtype.itemsize)
             for piece in flat.split(step):
                 buffer = piece if direct else torch.empty(len(piece), dtype=dtype)
-                _read_into(stream, buffer, stored.file)
+                _read_into(stream, buffer, file=stored.file)
                 if not direct:
                     piece.copy_(buffer)
 
@@ -85,7 +85,7 @@ def _dtype(name: str, stored: Stored) -> torch.dtype:
     return DTYPES[stored.dtype]
 
 
-def _read_into(stream: FileIO, out: Tensor, file: Path) -> None:
+def _read_into(stream: FileIO, out: Tensor, *, file: Path) -> None:
     """One read may give less than is asked for (at most 2 GB on Linux)."""
     left = out.view(torch.uint8).numpy().data
     while left:

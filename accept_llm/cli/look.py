@@ -42,9 +42,12 @@ def print_schema() -> None:
 def list_recipes(context: typer.Context) -> None:
     """List the recipes that ship."""
     if context.invoked_subcommand is None:
-        from accept_llm.recipe.shipped import describe_recipe, shipped_recipes
+        from accept_llm.recipe.shipped import describe_recipe, shipped_recipes, shipped_sweeps
 
-        for name, path in shipped_recipes().items():
+        sweeps = shipped_sweeps()
+        for name, path in (shipped_recipes() | sweeps).items():
+            if name == next(iter(sweeps), None):
+                print("\nSweeps, each of many runs:")
             print(f"{name}\n    " + describe_recipe(path).replace("\n", "\n    "))
 
 

@@ -60,5 +60,5 @@ def predict(
         problems.check()
         assert prepared is not None
         with running():
-            answers = api.answer(prepared, engine, examples, notify=_remark)
+            answers = api.answer(prepared, engine, examples=examples, notify=_remark)
         write_lines(out, [json.dumps(answer, ensure_ascii=False) for answer in answers])

@@ -93,7 +93,7 @@ def serve(
             public_name=public_name,
             prefix=prefix,
         )
-        run_server(_local(model), asked, lambda text: print(text, flush=True))
+        run_server(_local(model), asked, notify=lambda text: print(text, flush=True))
 
 
 @app.command()
@@ -119,9 +119,9 @@ def status(
         complete = bool(found)
         for name, blocks in found.items():
             if wanted in (None, name):
-                servers = directory.find_servers(dht, name, blocks)
+                servers = directory.find_servers(dht, name, blocks=blocks)
                 complete &= not directory.find_missing(servers, blocks)
-                directory.print_status(name, blocks, servers)
+                directory.print_status(name, blocks, servers=servers)
         if not found:
             print("no model is served")
         dht.shutdown()

@@ -65,7 +65,7 @@ def show_task(name: str, model: str | None) -> str:
     can be had, words are counted. RecipeError: no such task, no rows, no such tokenizer.
     """
     if name not in TASKS:
-        raise RecipeError([f"tasks: {refusal(name, list(TASKS), ', '.join(TASKS))}"])
+        raise RecipeError([f"tasks: {refusal(name, list(TASKS), allowed=', '.join(TASKS))}"])
     task = TASKS[name]
     split, examples = first_examples(task, EXAMPLES)
     counter = _counter(model)

@@ -16,14 +16,14 @@ def train(
     path: RecipePath, overrides: Overrides = None, resume: Resume = False, force: Force = False
 ) -> None:
     """Train a recipe on this machine's CPU or GPU."""
-    train_with(ALONE, path, overrides, resume=resume, force=force)
+    train_with(ALONE, path, overrides=overrides, resume=resume, force=force)
 
 
 def train_with(
     engine_kind: str,
     path: Path,
-    overrides: list[str] | None,
     *,
+    overrides: list[str] | None,
     resume: bool = False,
     force: bool = False,
 ) -> None:
@@ -54,6 +54,6 @@ def launch(engine_kind: str) -> Callable[[], None]:
         force: Force = False,
         local_rank: LocalRank = None,
     ) -> None:
-        train_with(engine_kind, path, overrides, resume=resume, force=force)
+        train_with(engine_kind, path, overrides=overrides, resume=resume, force=force)
 
     return lambda: typer.run(command)

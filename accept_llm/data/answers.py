@@ -7,7 +7,7 @@ from accept_llm.recipe.head import ChoiceHead, LabelWordsHead
 from accept_llm.tasks.base import Task
 
 
-def label_word_ids(spec: LabelWordsHead, task: Task, tokenizer: Any) -> list[int]:
+def label_word_ids(spec: LabelWordsHead, task: Task, *, tokenizer: Any) -> list[int]:
     """The first token of each label's word, as it follows a space.
 
     Raises RecipeError for an empty word and for two words that begin alike.
@@ -43,7 +43,7 @@ def answer_ids(tokenizer: Any, text: str, *, encoder_decoder: bool) -> tuple[int
 
 
 def label_texts(
-    spec: ChoiceHead, task: Task, tokenizer: Any, *, encoder_decoder: bool
+    spec: ChoiceHead, task: Task, *, tokenizer: Any, encoder_decoder: bool
 ) -> list[tuple[int, ...]]:
     """The tokens of each label's text; RecipeError for an empty one and for two that are alike."""
     texts = spec.texts(task)

@@ -41,8 +41,8 @@ class Encoder:
         self,
         tokenizer: Any,
         task: Task,
-        spec: TaskSpec,
         *,
+        spec: TaskSpec,
         answer_of: Callable[[Label], tuple[int, ...]] | None = None,
         cache: tuple[Path, str] | None = None,
     ):
@@ -61,7 +61,9 @@ class Encoder:
         else:
             folder, tokenizer = self.cache
             settings = (tokenizer, self.max_length, self.question, self.task.kept)
-            rows = cached_rows(folder, settings, examples, lambda: self._rows(examples))
+            rows = cached_rows(
+                folder, settings, examples=examples, make=lambda: self._rows(examples)
+            )
         return [
             Encoded(
                 id=example.id,
@@ -87,7 +89,7 @@ class Encoder:
         if len(tokens) <= self.max_length:
             return tokens, False
         kept, tokens = self._truncate_values(example)
-        return tokens, is_lost(example.label, [value for _, value in example.parts], kept)
+        return tokens, is_lost(example.label, [value for _, value in example.parts], kept=kept)
 
     def text(self, values: Sequence[str], example: Example) -> str:
         leads = (lead for lead, _ in example.parts)
@@ -105,7 +107,7 @@ class Encoder:
         # Joined tokens may differ by a few from the sum of the parts: shrink until it fits.
         while room >= len(values):
             keep = self._shares(counts, room)
-            kept = [truncate(v, e, k) for v, e, k in zip(values, ends, keep, strict=True)]
+            kept = [truncate(v, e, keep=k) for v, e, k in zip(values, ends, keep, strict=True)]
             if any(v and not k for v, k in zip(values, kept, strict=True)):
                 break  # not even the first letter fits
             tokens = self._tokens(kept, example)
@@ -137,7 +139,7 @@ class Encoder:
         return [end for _, end in encoded["offset_mapping"]]
 
 
-def truncate(text: str, ends: Sequence[int], keep: int) -> str:
+def truncate(text: str, ends: Sequence[int], *, keep: int) -> str:
     """The beginning of `text` that the first `keep` of its tokens cover."""
     if len(ends) <= keep:
         return text
@@ -147,7 +149,7 @@ def truncate(text: str, ends: Sequence[int], keep: int) -> str:
     return text[: max(end, 0)].rstrip()
 
 
-def is_lost(label: Label, values: Sequence[str], kept: Sequence[str]) -> bool:
+def is_lost(label: Label, values: Sequence[str], *, kept: Sequence[str]) -> bool:
     """Whether a gold answer stands in the values, and none in what is kept of them."""
     golds = label if isinstance(label, tuple) else ()
 

@@ -33,21 +33,23 @@ def parse_inputs(text: str, task: Task) -> list[Example]:
     Raises RecipeError with the lines that cannot be used. Empty lines are passed over.
     """
     lines = enumerate(text.split("\n"), 1)  # not splitlines: U+2028 is text
-    return _examples(((n, line.strip()) for n, line in lines if line.strip()), task, _read_line)
+    return _examples(
+        ((n, line.strip()) for n, line in lines if line.strip()), task, read=_read_line
+    )
 
 
 def make_inputs(inputs: Sequence[str | Mapping[str, Any]], task: Task) -> list[Example]:
     """An example for each text or mapping of columns; RecipeError as in `parse_inputs`."""
-    return _examples(enumerate(inputs, 1), task, lambda item: item)
+    return _examples(enumerate(inputs, 1), task, read=lambda item: item)
 
 
 def _examples(
-    items: Iterable[tuple[int, T]], task: Task, read: Callable[[T], str | Mapping[str, Any]]
+    items: Iterable[tuple[int, T]], task: Task, *, read: Callable[[T], str | Mapping[str, Any]]
 ) -> list[Example]:
     found, problems = [], []
     for number, item in items:
         try:
-            found.append(_example(read(item), number, task))
+            found.append(_example(read(item), number, task=task))
         except ValueError as error:
             problems.append(f"input line {number}: {error}")
     if len(problems) > SHOWN:
@@ -68,7 +70,7 @@ def _read_line(line: str) -> str | Mapping[str, Any]:
         raise ValueError(f"got {short(line)}; not JSON ({error})") from None
 
 
-def _example(given: str | Mapping[str, Any], number: int, task: Task) -> Example:
+def _example(given: str | Mapping[str, Any], number: int, *, task: Task) -> Example:
     if isinstance(given, str) and len(task.columns) > 1:
         names = ", ".join(task.columns)
         raise ValueError(f"got plain text, {short(given)}; allowed: JSON with {names}")

@@ -37,7 +37,7 @@ def _tsv(path: Path, wanted: Sequence[str]) -> Read:
     return _csv(path, wanted, delimiter="\t")
 
 
-def _parquet(path: Path, wanted: Sequence[str], count: int | None = None) -> Read:
+def _parquet(path: Path, wanted: Sequence[str], *, count: int | None = None) -> Read:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
@@ -105,7 +105,7 @@ def read_rows(
         raise RecipeError([f"{got}; allowed: a whole file of its kind, in UTF-8"]) from None
     if not rows and not names:
         raise RecipeError([f"{field}: got {path}, which has no rows; allowed: at least one"])
-    _check_columns(path, names, columns)
+    _check_columns(path, names, columns=columns)
     if not rows:
         raise RecipeError([f"{field}: got {path}, which has no rows; allowed: at least one"])
     return rows[:count]
@@ -122,7 +122,7 @@ def count_rows(path: Path) -> int:
         return sum(1 for _ in lines)
 
 
-def _check_columns(path: Path, names: Sequence[str], columns: Mapping[str, str]) -> None:
+def _check_columns(path: Path, names: Sequence[str], *, columns: Mapping[str, str]) -> None:
     header = path.suffix.lower() in (".csv", ".tsv")
     reminder = " (its first line must name the columns)" if header else ""
     problems = []

@@ -35,7 +35,7 @@ def _generator(seed: int, number: int) -> torch.Generator:
 
 
 @lru_cache(maxsize=2)  # a step needs one epoch's, or two
-def _epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+def _epoch_order(count: int, seed: int, *, epoch: int) -> Tensor:
     return torch.randperm(count, generator=_generator(seed, epoch))
 
 
@@ -44,7 +44,7 @@ def _draw_rows(count: int, *, start: int, size: int, seed: int) -> list[int]:
     rows: list[int] = []
     while len(rows) < size:
         epoch, offset = divmod(start + len(rows), count)
-        order = _epoch_order(count, seed, epoch)
+        order = _epoch_order(count, seed, epoch=epoch)
         rows += order[offset : offset + size - len(rows)].tolist()
     return rows
 
@@ -100,12 +100,12 @@ class BatchSampler:
             rows = order[start : start + window]
             if self.bucket > 1:
                 rows.sort(key=lambda i: self.lengths[i])
-            batches += split_by_cost(rows, self.lengths, limit)
+            batches += split_by_cost(rows, self.lengths, limit=limit)
         drawn = torch.randperm(len(batches), generator=generator).tolist()
         return [batches[i] for i in drawn]
 
 
-def split_by_cost(rows: Sequence[int], costs: Sequence[int], limit: int) -> list[list[int]]:
+def split_by_cost(rows: Sequence[int], costs: Sequence[int], *, limit: int) -> list[list[int]]:
     """Rows in their order, cut before each one that would bring a part above `limit`."""
     parts: list[list[int]] = []
     cost = limit

@@ -31,7 +31,7 @@ Reader = Callable[[str], Examples]  # split -> its examples
 # --- reading ----------------------------------------------------------------------------
 
 
-def _examples(task: Task, rows: Sequence[Mapping[str, Any]], split: str, where: str) -> Examples:
+def _examples(task: Task, rows: Sequence[Mapping[str, Any]], *, split: str, where: str) -> Examples:
     found, bad = [], []
     for number, record in enumerate(rows):
         try:
@@ -55,7 +55,7 @@ class _File:
 
     def read(self, task: Task, split: str, *, count: int | None = None) -> Examples:
         rows = read_rows(self.path, field=self.field, columns=self.columns, count=count)
-        return _examples(task, rows, split, f"{self.field}: {self.path}")
+        return _examples(task, rows, split=split, where=f"{self.field}: {self.path}")
 
 
 def _local(spec: BuiltinTask | FileTask, task: Task) -> Callable[[str], _File] | None:
@@ -69,14 +69,14 @@ def _local(spec: BuiltinTask | FileTask, task: Task) -> Callable[[str], _File] |
         if spec.dir is not None:
             allowed = f"no dir, the rows of {task.name} come with the package"
             raise RecipeError([f"task.dir: got {spec.dir!r}; allowed: {allowed}"])
-        return _in_folder(task, PACKAGED, "task.kind", ".jsonl")
+        return _in_folder(task, PACKAGED, field="task.kind", suffix=".jsonl")
     field, folder = DATA_DIR, data_dir()
     if spec.dir is not None:
         field, folder = "task.dir", Path(spec.dir).expanduser()
-    return None if folder is None else _in_folder(task, folder, field, ".parquet")
+    return None if folder is None else _in_folder(task, folder, field=field, suffix=".parquet")
 
 
-def _in_folder(task: Task, folder: Path, field: str, suffix: str) -> Callable[[str], _File]:
+def _in_folder(task: Task, folder: Path, *, field: str, suffix: str) -> Callable[[str], _File]:
     columns = dict.fromkeys((*task.columns, task.label_column), field)
     names = [name for name in (task.name, *task.folders) if (folder / name).is_dir()]
     place = folder / (names[0] if names else task.name)
@@ -153,7 +153,9 @@ def _hub_reader(task: Task) -> Reader:
     where = f"task.kind: {task.name} of the Hub"
 
     def read(split: str) -> Examples:
-        return _examples(task, splits[task.hub_splits.get(split, split)].to_list(), split, where)
+        return _examples(
+            task, splits[task.hub_splits.get(split, split)].to_list(), split=split, where=where
+        )
 
     return read
 
@@ -183,7 +185,7 @@ def fetch_task(name: str, out: Path) -> Path:
     """
     known = [task.name for task in TASKS.values() if task.hub is not None]
     if name not in known:
-        raise RecipeError([f"data fetch: {refusal(name, known, ', '.join(known))}"])
+        raise RecipeError([f"data fetch: {refusal(name, known, allowed=', '.join(known))}"])
     folder = Path(out) / name
     if folder.exists():
         raise RecipeError([f"--out: got {out}, but {folder} exists; allowed: a folder without it"])

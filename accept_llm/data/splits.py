@@ -48,10 +48,10 @@ def load_splits(spec: TaskSpec, *, seed: int, task: Task | None = None) -> Split
     if isinstance(spec, FileTask):
         train, validation, test = _split_files(spec, _reader(spec, task))
     else:
-        train, validation, test = _split_builtin(spec, task, _reader(spec, task))
+        train, validation, test = _split_builtin(spec, task, read=_reader(spec, task))
     train = train[: spec.train_limit]
     if spec.shots is not None:
-        train = _draw(train, spec.shots, task, seed)
+        train = _draw(train, spec.shots, task=task, seed=seed)
     return Splits(task, train, validation[: spec.validation_limit], test[: spec.test_limit])
 
 
@@ -72,19 +72,19 @@ def _read_all(read: Reader, *names: str) -> list[Examples]:
 
 
 def _split_builtin(
-    spec: BuiltinTask, task: Task, read: Reader
+    spec: BuiltinTask, task: Task, *, read: Reader
 ) -> tuple[Examples, Examples, Examples]:
     train, validation = _read_all(read, "train", "validation")
     if task.splits == "same":
         return train, validation, validation
     if task.splits == "small":
-        return train, *_halve(validation, spec.split_seed, f"{task.name}'s validation split")
+        return train, *_halve(validation, spec.split_seed, name=f"{task.name}'s validation split")
     if len(train) <= CARVED:
         allowed = f"more than {CARVED:,}, which become the validation set"
         raise RecipeError(
             [f"task.kind: got {len(train):,} training rows of {task.name}; allowed: {allowed}"]
         )
-    return *_set_aside(train, CARVED, spec.split_seed), validation
+    return *_set_aside(train, CARVED, seed=spec.split_seed), validation
 
 
 def _split_files(spec: FileTask, read: Reader) -> tuple[Examples, Examples, Examples]:
@@ -96,23 +96,23 @@ def _split_files(spec: FileTask, read: Reader) -> tuple[Examples, Examples, Exam
         if len(train) < least:
             allowed = f"at least {least} where a fifth is set aside, or a task.validation"
             raise RecipeError([f"task.train: got {len(train)} row(s); allowed: {allowed}"])
-        train, found["validation"] = _set_aside(train, len(train) // 5, spec.split_seed)
+        train, found["validation"] = _set_aside(train, len(train) // 5, seed=spec.split_seed)
     if "test" in found:
         return train, found["validation"], found["test"]
-    return train, *_halve(found["validation"], spec.split_seed, "task.validation")
+    return train, *_halve(found["validation"], spec.split_seed, name="task.validation")
 
 
 def _order(rows: Examples, seed: int) -> list[int]:
     return np.random.default_rng(seed).permutation(len(rows)).tolist()
 
 
-def _set_aside(rows: Examples, count: int, seed: int) -> tuple[Examples, Examples]:
+def _set_aside(rows: Examples, count: int, *, seed: int) -> tuple[Examples, Examples]:
     """The rows that stay, in their order, and `count` drawn rows."""
     order = _order(rows, seed)
     return [rows[i] for i in sorted(order[count:])], [rows[i] for i in order[:count]]
 
 
-def _halve(rows: Examples, seed: int, name: str) -> tuple[Examples, Examples]:
+def _halve(rows: Examples, seed: int, *, name: str) -> tuple[Examples, Examples]:
     if len(rows) < 2:
         allowed = "at least 2, it is halved into validation and test"
         raise RecipeError([f"{name}: got {len(rows)} row(s); allowed: {allowed}"])
@@ -120,7 +120,7 @@ def _halve(rows: Examples, seed: int, name: str) -> tuple[Examples, Examples]:
     return [rows[i] for i in order[:half]], [rows[i] for i in order[half:]]
 
 
-def _draw(rows: Examples, shots: int, task: Task, seed: int) -> Examples:
+def _draw(rows: Examples, shots: int, *, task: Task, seed: int) -> Examples:
     """`shots` rows, as many of each class; where that leaves a rest, of classes drawn too."""
     rng = np.random.default_rng(seed)
     if len(rows) < shots:

@@ -28,7 +28,7 @@ def key_of(settings: Sequence[Any], examples: Sequence[Example]) -> str:
 
 
 def cached_rows(
-    folder: Path, settings: Sequence[Any], examples: Sequence[Example], make: Callable[[], Rows]
+    folder: Path, settings: Sequence[Any], *, examples: Sequence[Example], make: Callable[[], Rows]
 ) -> Rows:
     """The rows of an earlier run with the same settings and examples, else those of `make`."""
     if len(examples) < LEAST:

@@ -27,7 +27,7 @@ class Engine(Protocol):
     is_remote: bool
     """Whether others compute, so that what they compute has to be checked."""
 
-    def load_backbone(self, spec: ModelSpec, info: ModelInfo, layout: Layout) -> Backbone:
+    def load_backbone(self, spec: ModelSpec, info: ModelInfo, *, layout: Layout) -> Backbone:
         """The frozen model of `info`, placed as this engine does."""
 
     def sum_over_ranks(self, x: Tensor) -> Tensor:

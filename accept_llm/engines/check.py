@@ -57,12 +57,12 @@ def _check_packages(recipe: Recipe, kind: str) -> None:
         message = f"engine.kind: got {kind!r}, which needs transformers 5"
         raise RecipeError([f"{message}; this environment is the one of Petals: use the other"])
     if facts.package is not None:
-        _need(facts.package, f"engine.kind: got {kind!r}", facts.command)
+        _need(facts.package, f"engine.kind: got {kind!r}", command=facts.command)
     if facts.is_local and recipe.model.quantization not in (None, "int8"):
         _need("bitsandbytes", f"model.quantization: got {recipe.model.quantization!r}")
 
 
-def _need(package: str, message: str, command: str = "") -> None:
+def _need(package: str, message: str, *, command: str = "") -> None:
     if importlib.util.find_spec(package) is None:
         how = f"pip install 'accept-llm[{EXTRAS[package]}]'" if package in EXTRAS else ""
         how = how or f"`make {package}` makes .venv-{package}: {command}"

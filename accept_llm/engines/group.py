@@ -41,8 +41,8 @@ class Group:
     sharding: Sharding | None = None
     """None keeps the weights whole."""
 
-    def load_backbone(self, spec: ModelSpec, info: ModelInfo, layout: Layout) -> Backbone:
-        return load_backbone(spec, info, layout, device=self.device, sharding=self.sharding)
+    def load_backbone(self, spec: ModelSpec, info: ModelInfo, *, layout: Layout) -> Backbone:
+        return load_backbone(spec, info, layout=layout, device=self.device, sharding=self.sharding)
 
     def sum_over_ranks(self, x: Tensor) -> Tensor:
         x = x.clone()

@@ -54,7 +54,7 @@ class PetalsEngine:
         self._manager: Any = None
         self.chain: Chain | None = None
 
-    def load_backbone(self, spec: ModelSpec, info: ModelInfo, layout: Layout) -> Backbone:
+    def load_backbone(self, spec: ModelSpec, info: ModelInfo, *, layout: Layout) -> Backbone:
         """Looks at the swarm, then loads what is kept here; RecipeError where the swarm has not
         all blocks of this model, in its dtype and weight format."""
         import_petals()
@@ -63,18 +63,18 @@ class PetalsEngine:
         folder, name = petals_folder(info), self.spec.prefix or swarm_name(info)
         self._dht = open_directory(self.spec.peers, timeout=self.spec.connect_timeout)
         self._await_joining(name, info.layers)
-        check_servers(self._dht, name, info, spec)
+        check_servers(self._dht, name, info=info, spec=spec)
         dtype = DTYPES[spec.dtype]
-        body = self._client(folder, name, dtype)
+        body = self._client(folder, name, dtype=dtype)
         self._manager = body.h.sequence_manager
-        self.chain = Chain(self._manager, self.spec, DTYPES[self.spec.wire or spec.dtype])
-        ends = _ends(body, info, dtype).to(self.device).requires_grad_(False).eval()
+        self.chain = Chain(self._manager, self.spec, wire=DTYPES[self.spec.wire or spec.dtype])
+        ends = _ends(body, info, dtype=dtype).to(self.device).requires_grad_(False).eval()
         if needs_fp32(self.device, dtype):
             with_fp32_products(ends)
         return RemoteBackbone(
             ends,
             self.chain,
-            lambda longest: _Session(body.h.inference_session(max_length=longest)),
+            session=lambda longest: _Session(body.h.inference_session(max_length=longest)),
             dtype=dtype,
             limit=self.spec.micro_batch_tokens,
             parts=self.spec.in_flight,
@@ -84,7 +84,7 @@ class PetalsEngine:
         """Servers that are loading their blocks are waited for; blocks of nobody are not."""
         until, notified = time.monotonic() + self.spec.wait, False
         while time.monotonic() < until:
-            servers = find_servers(self._dht, name, blocks)
+            servers = find_servers(self._dht, name, blocks=blocks)
             gone = find_missing(servers, blocks)
             loading = {i for s in servers if s.joining for i in range(s.start, s.end)}
             if not gone or not set(gone) <= loading:
@@ -94,7 +94,7 @@ class PetalsEngine:
                 notified = True
             time.sleep(1.0)
 
-    def _client(self, folder: Any, name: str, dtype: torch.dtype) -> Any:
+    def _client(self, folder: Any, name: str, *, dtype: torch.dtype) -> Any:
         """Petals' model without its LM head: embeddings, norms, and a stand-in for the blocks."""
         import petals
 
@@ -159,12 +159,12 @@ class _Session(AbstractContextManager):
             raise BackboneError(f"the swarm, while a text is written: {error}") from error
 
 
-def _ends(body: Any, info: ModelInfo, dtype: torch.dtype) -> Ends:
+def _ends(body: Any, info: ModelInfo, *, dtype: torch.dtype) -> Ends:
     head = nn.Linear(1, 1, bias=False)
     stored = None if body.config.tie_word_embeddings else _stored_head(info)
     weight = body.word_embeddings.weight if stored is None else stored.to(dtype)
     head.weight = nn.Parameter(weight.detach(), requires_grad=False)
-    return Ends(body.word_embeddings, body.word_embeddings_layernorm, body.ln_f, head)
+    return Ends(body.word_embeddings, body.word_embeddings_layernorm, norm=body.ln_f, head=head)
 
 
 def _stored_head(info: ModelInfo) -> Tensor | None:

@@ -24,8 +24,8 @@ class SingleEngine:
             "cuda" if torch.cuda.is_available() and not wants_cpu() else "cpu"
         )
 
-    def load_backbone(self, spec: ModelSpec, info: ModelInfo, layout: Layout) -> Backbone:
-        return load_backbone(spec, info, layout, device=self.device, sharding=None)
+    def load_backbone(self, spec: ModelSpec, info: ModelInfo, *, layout: Layout) -> Backbone:
+        return load_backbone(spec, info, layout=layout, device=self.device, sharding=None)
 
     def sum_over_ranks(self, x: Tensor) -> Tensor:
         return x

@@ -57,7 +57,7 @@ class SoftCodebook(nn.Module):
             bound = fan**-0.5
             tensor.uniform_(-bound, bound, generator=generator)
 
-    def init_random(self, how: str, std: float, generator: torch.Generator) -> None:
+    def init_random(self, how: str, std: float, *, generator: torch.Generator) -> None:
         """gaussian, kaiming, or zero: a Gaussian start without codewords, in which the weights keep
         the codewords' gradient alive and step 0 equals the frozen model."""
         if how == "kaiming":

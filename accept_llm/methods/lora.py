@@ -19,7 +19,7 @@ from accept_llm.recipe.method import BaseMethod
 class Pair(nn.Module):
     """A (r, inputs) and B (outputs, r), fp32."""
 
-    def __init__(self, rank: int, inputs: int, outputs: int):
+    def __init__(self, rank: int, inputs: int, *, outputs: int):
         super().__init__()
         self.a = nn.Parameter(torch.zeros(rank, inputs))
         self.b = nn.Parameter(torch.zeros(outputs, rank))
@@ -39,7 +39,7 @@ class LoraPairs(Method):
         self.scale = shape.alpha / shape.rank
         self.names = [layer.name for layer in shape.layers]
         self.pairs = nn.ModuleList(
-            Pair(shape.rank, layer.inputs, layer.outputs) for layer in shape.layers
+            Pair(shape.rank, layer.inputs, outputs=layer.outputs) for layer in shape.layers
         )
 
     @torch.no_grad()

@@ -28,10 +28,12 @@ class AcceptPrompt(Method):
             if spec.prepended.init == "vocab":
                 self.prepended.init_from(vocabulary_rows(self.shape.length, start))
             else:
-                self.prepended.init_random(spec.prepended.init, GAUSSIAN_STD, start.generator)
+                self.prepended.init_random(
+                    spec.prepended.init, GAUSSIAN_STD, generator=start.generator
+                )
         if self.added:
             assert spec.added is not None
-            self.added.init_random(spec.added.init, GAUSSIAN_STD, start.generator)
+            self.added.init_random(spec.added.init, GAUSSIAN_STD, generator=start.generator)
 
     def compose(self) -> Composed:
         return Composed(
@@ -55,7 +57,7 @@ class PlainPrompt(Method):
 
     def initialise(self, spec: BaseMethod, start: Start) -> None:
         assert isinstance(spec, PromptTuning), spec
-        fill_tokens(self.tokens, spec.init, start)
+        fill_tokens(self.tokens, spec.init, start=start)
 
     def compose(self) -> Composed:
         return Composed(prefix=self.tokens)
@@ -73,11 +75,11 @@ class DeptPrompt(Method):
         super().__init__(shape)
         assert shape.rank is not None, shape
         self.tokens = nn.Parameter(torch.zeros(shape.length, shape.hidden))
-        self.pair = LowRankPair(shape.positions, shape.rank, shape.hidden)
+        self.pair = LowRankPair(shape.positions, shape.rank, hidden=shape.hidden)
 
     def initialise(self, spec: BaseMethod, start: Start) -> None:
         assert isinstance(spec, Dept), spec
-        fill_tokens(self.tokens, spec.init, start)
+        fill_tokens(self.tokens, spec.init, start=start)
         self.pair.init_zero(start.generator)
 
     def compose(self) -> Composed:
@@ -90,7 +92,7 @@ class DeptPrompt(Method):
 class LowRankPair(nn.Module):
     """DePT's added part: A (l, s) times B (s, d)."""
 
-    def __init__(self, positions: int, rank: int, hidden: int):
+    def __init__(self, positions: int, rank: int, *, hidden: int):
         super().__init__()
         self.a = nn.Parameter(torch.zeros(positions, rank))
         self.b = nn.Parameter(torch.zeros(rank, hidden))

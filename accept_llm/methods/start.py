@@ -9,7 +9,7 @@ GAUSSIAN_STD = 0.02  # the scale of word embeddings in Llama-like models
 TOP_VOCABULARY = 5000  # Lester et al. sample prompts among the most common tokens
 
 
-def sample_vocabulary(count: int, vocab_size: int, generator: torch.Generator) -> Tensor:
+def sample_vocabulary(count: int, vocab_size: int, *, generator: torch.Generator) -> Tensor:
     """`count` ids out of the most common tokens, without repeats where there are enough."""
     top = min(TOP_VOCABULARY, vocab_size)
     order = torch.randperm(top, generator=generator)
@@ -18,12 +18,12 @@ def sample_vocabulary(count: int, vocab_size: int, generator: torch.Generator) -
 
 def vocabulary_rows(count: int, start: Start) -> Tensor:
     """Word embeddings (count, d) of sampled tokens, fp32 on the CPU."""
-    ids = sample_vocabulary(count, start.vocab_size, start.generator)
+    ids = sample_vocabulary(count, start.vocab_size, generator=start.generator)
     return start.embed(ids).float().cpu()
 
 
 @torch.no_grad()
-def fill_tokens(tokens: Tensor, init: str, start: Start) -> None:
+def fill_tokens(tokens: Tensor, init: str, *, start: Start) -> None:
     """Fills free prompt tokens (m, d) as `method.init` says: vocab, gaussian or kaiming."""
     if init == "vocab":
         tokens.copy_(vocabulary_rows(len(tokens), start))

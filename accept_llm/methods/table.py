@@ -18,7 +18,7 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
-def build_method(spec: MethodSpec, shape: Shape, start: Start) -> Method:
+def build_method(spec: MethodSpec, shape: Shape, *, start: Start) -> Method:
     """A method of these sizes with its first values."""
     method = METHODS[spec.kind](shape)
     method.initialise(spec, start)

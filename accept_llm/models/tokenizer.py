@@ -40,7 +40,7 @@ def load_tokenizer(folder: Path) -> Any:
         raise RecipeError(
             [
                 f"model: tokenizers {version('tokenizers')} cannot read {folder / TOKENIZER}: "
-                f"{error}; Petals has no newer one"
+                f"{error}; this environment can have no newer one"
             ]
         ) from None
     return PreTrainedTokenizerFast(tokenizer_object=backend, **_settings(folder))

@@ -32,7 +32,7 @@ class Lengths:
 
 
 def measure(
-    spec: TaskSpec, task: Task, examples: Sequence[Example], rows: int, folder: Path | None
+    spec: TaskSpec, task: Task, *, examples: Sequence[Example], rows: int, folder: Path | None
 ) -> Lengths:
     """The lengths of some `examples` out of `rows`; without a tokenizer in `folder`, or without
     examples, every input counts as `task.max_length`."""

@@ -17,13 +17,13 @@ def find_launched() -> Machine:
     """What a rank that has been started has; those of one machine share its memory."""
     ranks = int(os.environ.get("WORLD_SIZE", 1))
     here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
-    return replace(find_machine(here, None, None), ranks=ranks)
+    return replace(find_machine(here, None, rate=None), ranks=ranks)
 
 
 # --- the machine ------------------------------------------------------------------------
 
 
-def find_machine(gpus: int | None, gpu_memory: float | None, rate: float | None) -> Machine:
+def find_machine(gpus: int | None, gpu_memory: float | None, *, rate: float | None) -> Machine:
     """This machine, or the GPUs that were named."""
     found = [] if wants_cpu() or gpu_memory else _gpus_here()
     if gpu_memory or found:

@@ -130,12 +130,12 @@ class Estimate:
         return self.weights + self.activations + self.trained + self.buffers + self.process
 
 
-def estimate(sizes: Sizes, work: Work, machine: Machine, placement: Placement) -> Estimate:
+def estimate(sizes: Sizes, work: Work, *, machine: Machine, placement: Placement) -> Estimate:
     """One row of the plan."""
     engine, cpu = placement.engine, machine.device == "cpu"
     facts, ranks = facts_of(engine), machine.used_by(engine)
     shards = min(placement.shard_size or ranks, ranks) if facts.gathers else 1
-    whole = weight_bytes(sizes, placement.quantization, work.width)
+    whole = weight_bytes(sizes, placement.quantization, width=work.width)
     gathered = whole
     if placement.in_fp32 and work.width == 2:
         gathered, work = 2 * whole, replace(work, width=4)
@@ -146,12 +146,12 @@ def estimate(sizes: Sizes, work: Work, machine: Machine, placement: Placement) -
     elif facts.gathers == "matrix":
         buffers += 2 * sizes.largest_matrix * gathered / sizes.parameters
     if placement.quantization is not None:
-        buffers += _dequantisation(sizes, machine, work)
+        buffers += _dequantisation(sizes, machine, work=work)
     rows = work.rows(ranks)
     slack = SLACK if cpu and not facts.returns_memory else SLACK_RETURNED
-    kept, block = saved(sizes, work, machine, rows)
-    kept += kept_inside(sizes, work, rows)
-    activations = max(kept + slack * block, evaluation(sizes, work, machine))
+    kept, block = saved(sizes, work, machine=machine, rows=rows)
+    kept += kept_inside(sizes, work, rows=rows)
+    activations = max(kept + slack * block, evaluation(sizes, work, machine=machine))
     data = work.lengths.rows * (ROW + ROW_TOKEN * work.lengths.mean)
     process, here = PROCESS + VOCABULARY * sizes.vocab + data, whole / shards
     if cpu:
@@ -169,12 +169,12 @@ def estimate(sizes: Sizes, work: Work, machine: Machine, placement: Placement) -
         buffers=buffers,
         process=process if cpu else CONTEXT,
         host=ranks * host,
-        seconds=work.passes(ranks) * flops(sizes, work, rows) / machine.rate,
+        seconds=work.passes(ranks) * flops(sizes, work, rows=rows) / machine.rate,
         traffic=2 * work.passes(ranks) * gathered * (shards - 1) / shards,
     )
 
 
-def weight_bytes(sizes: Sizes, quantization: Quantization | None, width: int) -> float:
+def weight_bytes(sizes: Sizes, quantization: Quantization | None, *, width: int) -> float:
     """Bytes of all frozen weights, whole; activations of `width` bytes a number."""
     linear, words = FORMATS[quantization]
     scale = width / SCALED if quantization == "int8" else 0.0
@@ -183,7 +183,7 @@ def weight_bytes(sizes: Sizes, quantization: Quantization | None, width: int) ->
     return matrices + vocabulary + sizes.norms * width
 
 
-def _dequantisation(sizes: Sizes, machine: Machine, work: Work) -> float:
+def _dequantisation(sizes: Sizes, machine: Machine, *, work: Work) -> float:
     """The largest piece of a matrix that is not in 8 bits while it is used."""
     widest = max(sizes.ffn, sizes.inner, sizes.hidden)
     if machine.device == "cpu":
@@ -200,25 +200,25 @@ def _loading(sizes: Sizes, placement: Placement) -> float:
 # --- activations ------------------------------------------------------------------------
 
 
-def saved(sizes: Sizes, work: Work, machine: Machine, rows: int) -> tuple[float, float]:
+def saved(sizes: Sizes, work: Work, *, machine: Machine, rows: int) -> tuple[float, float]:
     """Bytes that autograd keeps of a forward pass of `rows` examples, and of one block of it."""
     answers = rows * work.answer
     logits = answers * sizes.vocab * (12 if work.width == 4 else 14)
     if sizes.decoder_layers:
-        kept, block = _encoder_decoder(sizes, work, rows)
+        kept, block = _encoder_decoder(sizes, work, rows=rows)
         return kept + logits, block
     if work.packed:
         tokens = work.prompt + work.lengths.tokens(rows) + answers
         keys = rows * work.prompt + tokens
     else:
         tokens = keys = rows * (work.prompt + work.lengths.longest + work.answer)
-    block = _block(sizes, work, machine, tokens, keys)
+    block = _block(sizes, work, machine=machine, tokens=tokens, keys=keys)
     if work.checkpointing:
         return (sizes.layers * work.width + 4) * tokens * sizes.hidden + block + logits, block
     return sizes.layers * block + 4 * tokens * sizes.hidden + logits, block
 
 
-def kept_inside(sizes: Sizes, work: Work, rows: int) -> float:
+def kept_inside(sizes: Sizes, work: Work, *, rows: int) -> float:
     """Bytes that a method inside the model keeps of a forward pass: fp32 copies of its inputs."""
     of_input, of_decoder = work.inside
     if work.packed:
@@ -230,7 +230,7 @@ def kept_inside(sizes: Sizes, work: Work, rows: int) -> float:
     return kept / blocks if work.checkpointing else kept  # one block's at a time
 
 
-def _block(sizes: Sizes, work: Work, machine: Machine, tokens: int, keys: int) -> float:
+def _block(sizes: Sizes, work: Work, *, machine: Machine, tokens: int, keys: int) -> float:
     """One causal layer: the inputs of two norms in fp32, the feed-forward part's three (two)
     activations, and query, key, value and output of the attention."""
     s, active = work.width, min(sizes.experts, 2)
@@ -243,7 +243,7 @@ def _block(sizes: Sizes, work: Work, machine: Machine, tokens: int, keys: int) -
     return rest + tokens * s * 2 * (sizes.inner + sizes.keys)
 
 
-def _encoder_decoder(sizes: Sizes, work: Work, rows: int) -> tuple[float, float]:
+def _encoder_decoder(sizes: Sizes, work: Work, *, rows: int) -> tuple[float, float]:
     """T5: the norms' inputs in fp32 (in bf16 also as they are), the feed-forward part (a gated
     one keeps six activations), the attentions, and the bias of each with its mask."""
     s, length = work.width, work.prompt + work.lengths.longest
@@ -262,7 +262,7 @@ def _encoder_decoder(sizes: Sizes, work: Work, rows: int) -> tuple[float, float]
     return sizes.layers * layer + sizes.decoder_layers * decoder, block
 
 
-def evaluation(sizes: Sizes, work: Work, machine: Machine) -> float:
+def evaluation(sizes: Sizes, work: Work, *, machine: Machine) -> float:
     """Bytes of the longest batch without gradients: what one layer holds at a time, the logits,
     and the keys and values of a model that writes."""
     rows = work.evaluated * (1 if sizes.decoder_layers else work.choices)
@@ -270,7 +270,7 @@ def evaluation(sizes: Sizes, work: Work, machine: Machine) -> float:
     lengths = replace(work.lengths, mean=longest, spread=0.0)
     once = replace(work, checkpointing=False, answer=0, lengths=lengths)
     one = replace(sizes, layers=1, decoder_layers=min(1, sizes.decoder_layers))
-    total = saved(one, once, machine, rows)[0]
+    total = saved(one, once, machine=machine, rows=rows)[0]
     total += work.evaluated * work.choices * work.answer * sizes.vocab * 12
     length = longest + work.prompt + work.answer
     cached = 2 * sizes.keys * length * (sizes.decoder_layers or sizes.layers) * work.width
@@ -280,7 +280,7 @@ def evaluation(sizes: Sizes, work: Work, machine: Machine) -> float:
 # --- time -------------------------------------------------------------------------------
 
 
-def flops(sizes: Sizes, work: Work, rows: int) -> float:
+def flops(sizes: Sizes, work: Work, *, rows: int) -> float:
     """Multiplications and additions of a pass: the linear layers forward, and once more for the
     gradient of their inputs; attention's own products are left out."""
     answers = rows * work.answer

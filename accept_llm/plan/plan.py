@@ -77,21 +77,21 @@ def make_plan(
     RecipeError: a model that is not known, rows that cannot be read, an engine that cannot hold
     the recipe's weights.
     """
-    machine = find_machine(gpus, gpu_memory, rate)
+    machine = find_machine(gpus, gpu_memory, rate=rate)
     named = recipe.engine.kind if recipe.engine else None
     kind = engine or named or (ALONE if machine.ranks == 1 else SHARDED)
     if kind not in LOCAL:
         got = f"engine.kind: got {kind!r}, whose weights lie on other machines"
         raise RecipeError([f"{got}; --engine plans for: {', '.join(LOCAL)}"])
     rows = sample(recipe.task, SAMPLE)
-    return _plan(_look_up(recipe, task_from(recipe.task), rows), kind, machine)
+    return _plan(_look_up(recipe, task_from(recipe.task), rows=rows), kind, machine=machine)
 
 
 def check_memory(prepared: Prepared, engine: str) -> str | None:
     """Refuses a run that this machine's memory cannot hold, with the lines to change. Gives a note
     where the model's sizes are not known, and nothing can be checked."""
     try:
-        plan = _plan(_known(prepared), engine, find_launched())
+        plan = _plan(_known(prepared), engine, machine=find_launched())
     except RecipeError as error:
         return f"memory is not checked: {error.problems[0]}"
     if plan.chosen.fits == "no":
@@ -124,7 +124,7 @@ class Subject:
     """All training rows."""
 
 
-def _look_up(recipe: Recipe, task: Task, rows: tuple[list[Example], int]) -> Subject:
+def _look_up(recipe: Recipe, task: Task, *, rows: tuple[list[Example], int]) -> Subject:
     """Of a recipe alone: its model may be known by its config only."""
     config, folder = read_config(recipe.model)
     sizes, model_type = read_sizes(config), str(config.get("model_type"))
@@ -142,18 +142,24 @@ def _known(prepared: Prepared) -> Subject:
     recipe, task, train = prepared.recipe, prepared.task, prepared.rows.train
     rows = train[:SAMPLE], len(train)
     if prepared.model is None or prepared.shape is None:
-        return _look_up(recipe, task, rows)
+        return _look_up(recipe, task, rows=rows)
     sizes = read_sizes(prepared.model.config)
     return Subject(recipe, task, sizes, prepared.shape, prepared.model.folder, *rows)
 
 
-def _plan(subject: Subject, kind: str, machine: Machine) -> Plan:
+def _plan(subject: Subject, kind: str, *, machine: Machine) -> Plan:
     recipe, sizes = subject.recipe, subject.sizes
     check_format(recipe, kind)
     work = _work(subject)
-    pairs = [(local, held) for local in LOCAL for held in facts_of(local).quantizations]
-    rows = tuple(_row(sizes, work, machine, _place(recipe, *pair)) for pair in pairs)
-    plan = Plan(recipe, kind, sizes, work, machine, rows, _disk(subject.folder, sizes, work), ())
+    places = [
+        _place(recipe, local, quantization=held)
+        for local in LOCAL
+        for held in facts_of(local).quantizations
+    ]
+    rows = tuple(_row(sizes, work, machine=machine, placement=place) for place in places)
+    plan = Plan(
+        recipe, kind, sizes, work, machine, rows, _disk(subject.folder, sizes, work=work), ()
+    )
     return replace(plan, changes=tuple(_changes(plan))) if plan.chosen.fits == "no" else plan
 
 
@@ -163,7 +169,13 @@ def _plan(subject: Subject, kind: str, machine: Machine) -> Plan:
 def _work(subject: Subject) -> Work:
     recipe, sizes, shape = subject.recipe, subject.sizes, subject.shape
     train, head, classes = recipe.train, recipe.head, len(subject.task.labels)
-    lengths = measure(recipe.task, subject.task, subject.examples, subject.count, subject.folder)
+    lengths = measure(
+        recipe.task,
+        subject.task,
+        examples=subject.examples,
+        rows=subject.count,
+        folder=subject.folder,
+    )
     batch = train.batch_size or max(1, int((train.tokens_per_batch or 0) / lengths.mean))
     return Work(
         lengths=lengths,
@@ -200,7 +212,7 @@ def _answer(subject: Subject) -> int:
     return min(most, round(1.5 * sum(counts) / len(counts)) + 1) if counts else most
 
 
-def _disk(folder: Path | None, sizes: Sizes, work: Work) -> float:
+def _disk(folder: Path | None, sizes: Sizes, *, work: Work) -> float:
     stored = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder else 0
     run = 4 * work.trained * 7  # the best adapter twice; prompt, gradients' moments, and a spare
     tokens = work.lengths.rows * work.lengths.mean * 4
@@ -210,7 +222,7 @@ def _disk(folder: Path | None, sizes: Sizes, work: Work) -> float:
 # --- what fits --------------------------------------------------------------------------
 
 
-def _place(recipe: Recipe, engine: str, quantization: Quantization | None) -> Placement:
+def _place(recipe: Recipe, engine: str, *, quantization: Quantization | None) -> Placement:
     """With the options of the recipe's engine, where it is this one."""
     spec = recipe.engine if recipe.engine and recipe.engine.kind == engine else None
     return Placement(
@@ -222,9 +234,9 @@ def _place(recipe: Recipe, engine: str, quantization: Quantization | None) -> Pl
     )
 
 
-def _row(sizes: Sizes, work: Work, machine: Machine, placement: Placement) -> Row:
+def _row(sizes: Sizes, work: Work, *, machine: Machine, placement: Placement) -> Row:
     def needs(work: Work) -> Estimate:
-        return estimate(sizes, work, machine, placement)
+        return estimate(sizes, work, machine=machine, placement=placement)
 
     ranks, memory = machine.used_by(placement.engine), machine.memory
     if machine.device == "cpu" and not facts_of(placement.engine).has_ranks:
@@ -252,7 +264,12 @@ def _changes(plan: Plan) -> Iterator[str]:
     for quantization in formats:
         for again in dict.fromkeys((model.checkpointing, True)):
             tried = replace(work, checkpointing=again)
-            row = _row(plan.sizes, tried, machine, _place(plan.recipe, plan.engine, quantization))
+            row = _row(
+                plan.sizes,
+                tried,
+                machine=machine,
+                placement=_place(plan.recipe, plan.engine, quantization=quantization),
+            )
             if not row.rows:
                 continue
             if quantization != model.quantization:
@@ -268,7 +285,7 @@ def _changes(plan: Plan) -> Iterator[str]:
     for ranks in (2, 4, 8, 16, 32):
         more = replace(machine, ranks=ranks)
         if machine.device == "cuda" and ranks > machine.ranks:
-            row = _row(plan.sizes, work, more, Placement(SHARDED, formats[-1]))
+            row = _row(plan.sizes, work, machine=more, placement=Placement(SHARDED, formats[-1]))
             if row.rows:
                 command = facts_of(SHARDED).command.replace(" N ", f" {ranks} ")
                 yield f"engine: {{kind: {SHARDED}}}  # on {ranks} such GPUs: {command}"

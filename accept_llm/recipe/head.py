@@ -50,7 +50,7 @@ class BaseHead(Spec):
 def _unknown_words(words: dict[str, str], labels: Sequence[str]) -> Iterator[str]:
     for label in words:
         if label not in labels:
-            yield f"head.words: {refusal(label, labels, ', '.join(labels))}"
+            yield f"head.words: {refusal(label, labels, allowed=', '.join(labels))}"
 
 
 class LinearHead(BaseHead):

@@ -52,7 +52,7 @@ def _tags(cls: type[BaseModel]) -> tuple[str, ...]:
     return get_args(field.annotation) if field else ()
 
 
-def _classes_at(root: type[BaseModel], path: Sequence[str], data: Any) -> list[type[BaseModel]]:
+def _classes_at(root: type[BaseModel], path: Sequence[str], *, data: Any) -> list[type[BaseModel]]:
     """The classes that may check the mapping at `path`; unions on the way choose by `kind`."""
     found = [root]
     for key in path:
@@ -77,11 +77,11 @@ def _at(data: Any, path: Sequence[str]) -> Any:
 
 
 def drop_foreign_keys(
-    data: dict[str, Any], path: Sequence[str], root: type[BaseModel]
+    data: dict[str, Any], path: Sequence[str], *, root: type[BaseModel]
 ) -> list[str]:
     """After `kind` changed at `path`: removes the keys of the old kind; says which."""
     node = _at(data, path)
-    cls = _chosen(_classes_at(root, path, data), node)
+    cls = _chosen(_classes_at(root, path, data=data), node)
     if cls is None:
         return []
     where = ".".join(path)
@@ -112,9 +112,9 @@ def _user_path(loc: Sequence[Any], data: Any) -> list[str]:
     return path
 
 
-def _unknown_key(path: list[str], data: Any, root: type[BaseModel]) -> str:
+def _unknown_key(path: list[str], data: Any, *, root: type[BaseModel]) -> str:
     parent = _at(data, path[:-1])
-    cls = _chosen(_classes_at(root, path[:-1], data), parent)
+    cls = _chosen(_classes_at(root, path[:-1], data=data), parent)
     allowed = list(cls.model_fields) if cls else []
     kind = f" for kind {parent['kind']!r}" if cls and _tags(cls) else ""
     where = ".".join(path)
@@ -135,11 +135,11 @@ def _elsewhere(path: list[str], root: type[BaseModel]) -> str:
     return ""
 
 
-def _bad_kind(path: list[str], item: Any, data: Any, root: type[BaseModel]) -> str:
-    kinds = [tag for cls in _classes_at(root, path, data) for tag in _tags(cls)]
+def _bad_kind(path: list[str], item: Any, *, data: Any, root: type[BaseModel]) -> str:
+    kinds = [tag for cls in _classes_at(root, path, data=data) for tag in _tags(cls)]
     where, given = ".".join(path), item["input"]
     if isinstance(given, dict) and "kind" in given:
-        return f"{where}.kind: {refusal(given['kind'], kinds, ', '.join(kinds))}"
+        return f"{where}.kind: {refusal(given['kind'], kinds, allowed=', '.join(kinds))}"
     if isinstance(given, dict):
         return f"{where}.kind: missing; allowed: {', '.join(kinds)}"
     return f"{where}: got {short(given)}; allowed: a mapping with a kind ({', '.join(kinds)})"
@@ -157,7 +157,7 @@ def _plain(where: str, item: Any) -> list[str]:
         return [f"{where}.{line}".removeprefix(".") for line in message.split("\n")]
     if kind == "literal_error":
         choices = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-        return [f"{where}: {refusal(given, choices, ', '.join(choices))}"]
+        return [f"{where}: {refusal(given, choices, allowed=', '.join(choices))}"]
     if kind == "invalid_key" or where.endswith(".[key]"):
         where = where.removesuffix(".[key]")
         return [f"{where}: got a key that is not text; allowed: keys in quotes"]
@@ -180,8 +180,8 @@ def parse_section(cls: type[T], data: Any, *, where: str) -> T:
         raise RecipeError(lines) from None
 
 
-def _is_union(path: list[str], data: Any, root: type[BaseModel]) -> bool:
-    return len(_classes_at(root, path, data)) > 1
+def _is_union(path: list[str], data: Any, *, root: type[BaseModel]) -> bool:
+    return len(_classes_at(root, path, data=data)) > 1
 
 
 def _is_renamed(path: list[str], data: Any) -> bool:
@@ -190,7 +190,7 @@ def _is_renamed(path: list[str], data: Any) -> bool:
     return any(_at(data, old) is not None for old in olds)
 
 
-def describe(error: ValidationError, data: Any, root: type[BaseModel]) -> list[str]:
+def describe(error: ValidationError, data: Any, *, root: type[BaseModel]) -> list[str]:
     """One line or more for each problem pydantic found in `data`."""
     lines: list[str] = []
     for item in error.errors(include_url=False):
@@ -198,9 +198,9 @@ def describe(error: ValidationError, data: Any, root: type[BaseModel]) -> list[s
         if item["type"] == "missing" and _is_renamed(path, data):
             continue  # the old key has a line of its own
         if item["type"] == "extra_forbidden":
-            lines.append(_unknown_key(path, data, root))
-        elif item["type"].startswith(("union_tag", "model_")) and _is_union(path, data, root):
-            lines.append(_bad_kind(path, item, data, root))
+            lines.append(_unknown_key(path, data, root=root))
+        elif item["type"].startswith(("union_tag", "model_")) and _is_union(path, data, root=root):
+            lines.append(_bad_kind(path, item, data=data, root=root))
         else:
             lines += _plain(".".join(path), item)
     return lines

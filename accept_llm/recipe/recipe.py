@@ -58,7 +58,7 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Recipe":
-        problems = list(_between(self.task, self.method, self.head, self.train))
+        problems = list(_between(self.task, self.method, head=self.head, train=self.train))
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -73,7 +73,7 @@ def _groups_of(method: Any) -> dict[str, float] | None:
 
 
 def _between(
-    task: TaskSpec | None, method: MethodSpec | None, head: HeadSpec | None, train: Train | None
+    task: TaskSpec | None, method: MethodSpec | None, *, head: HeadSpec | None, train: Train | None
 ) -> Iterator[str]:
     """What must agree between sections; None stands for one that is wrong in itself."""
     if task and method and task.max_length < method.tokens:
@@ -117,21 +117,21 @@ def parse_recipe(data: dict[str, Any], *, source: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        lines = describe(error, data, Recipe)
+        lines = describe(error, data, root=Recipe)
         if any(item["loc"] for item in error.errors(include_url=False)):
             lines += _check_the_rest(data)  # pydantic skips _consistent where a part is wrong
         raise RecipeError(lines, source=source) from None
 
 
 def _check_the_rest(data: dict[str, Any]) -> list[str]:
-    parts: list[Any] = []
+    parts: dict[str, Any] = {}
     for name in ("task", "method", "head", "train"):
         try:
             annotation = Recipe.model_fields[name].rebuild_annotation()
-            parts.append(TypeAdapter(annotation).validate_python(data.get(name)))
+            parts[name] = TypeAdapter(annotation).validate_python(data.get(name))
         except ValidationError:
-            parts.append(None)
-    return list(_between(*parts))
+            parts[name] = None
+    return list(_between(**parts))
 
 
 def load_recipe(
@@ -150,18 +150,18 @@ def load_recipe(
         data.setdefault("name", path.stem)
         if earlier:
             data, notes = _translate(data, path)
-    recipe, more = _with_overrides(data, overrides, problems, source=str(path))
+    recipe, more = _with_overrides(data, overrides, problems=problems, source=str(path))
     return recipe, [*notes, *more]
 
 
 def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> tuple[Recipe, list[str]]:
     """A recipe with `a.b=c` overrides; results and errors as `load_recipe`'s."""
     data = recipe.model_dump(mode="json")
-    return _with_overrides(data, overrides, Problems(), source=recipe.name)
+    return _with_overrides(data, overrides, problems=Problems(), source=recipe.name)
 
 
 def _with_overrides(
-    data: dict[str, Any], overrides: Sequence[str], problems: Problems, *, source: str
+    data: dict[str, Any], overrides: Sequence[str], *, problems: Problems, source: str
 ) -> tuple[Recipe, list[str]]:
     """Makes the changes in place and checks the whole; RecipeError with all problems, those that
     there are already too."""
@@ -171,7 +171,7 @@ def _with_overrides(
         with problems.catch():
             before = _groups_of(data.get("method")) or {}
             if apply_override(data, change) and data:
-                notes += drop_foreign_keys(data, change.path[:-1], Recipe)
+                notes += drop_foreign_keys(data, change.path[:-1], root=Recipe)
                 notes += _drop_groups(data, before)
     if not problems.lines or data:
         with problems.catch():

@@ -1,7 +1,8 @@
 """The recipes that ship with the package: where they are, what they say, copying one.
 
-In an installed wheel they lie in accept_llm/_recipes, in a clone in recipes/ beside the
-package. It knows nothing of what is inside a recipe but its opening comments.
+In an installed wheel they lie in accept_llm/_recipes, in a clone in recipes/ beside the package; a
+name is the path below that folder, such as methods/lora. Files below sweeps/ are many runs in one.
+It knows nothing of what is inside a recipe but its opening comments.
 """
 
 from pathlib import Path
@@ -10,12 +11,25 @@ from accept_llm.errors import RecipeError, refusal
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _PLACES = (_PACKAGE / "_recipes", _PACKAGE.parent / "recipes")
+_SWEEPS = "sweeps"
+
+
+def _shipped_files() -> dict[str, Path]:
+    folder = next((place for place in _PLACES if place.is_dir()), None)
+    paths = sorted(folder.rglob("*.yaml")) if folder else []
+    return {p.relative_to(folder).with_suffix("").as_posix(): p for p in paths if folder}
 
 
 def shipped_recipes() -> dict[str, Path]:
     """Name -> file of every recipe that ships, by name."""
-    folder = next((place for place in _PLACES if place.is_dir()), None)
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))} if folder else {}
+    files = _shipped_files().items()
+    return {name: path for name, path in files if not name.startswith(f"{_SWEEPS}/")}
+
+
+def shipped_sweeps() -> dict[str, Path]:
+    """Name -> file of every sweep that ships, by name."""
+    files = _shipped_files().items()
+    return {name: path for name, path in files if name.startswith(f"{_SWEEPS}/")}
 
 
 def describe_recipe(path: Path) -> str:
@@ -29,14 +43,17 @@ def describe_recipe(path: Path) -> str:
 
 
 def copy_recipe(name: str, out: Path) -> Path:
-    """Copies a shipped recipe to the file `out`, or into the folder `out`; returns the file.
+    """Copies a shipped recipe or sweep to the file `out`, or into the folder `out`; returns the
+    file. Its path below recipes/ names it, or the last part of that where no other ends so.
 
     Raises RecipeError for an unknown name, and where a file already stands.
     """
-    shipped = shipped_recipes()
-    source = shipped.get(name.removesuffix(".yaml"))
+    shipped = _shipped_files()
+    wanted = name.removesuffix(".yaml")
+    ends = [path for path in shipped.values() if path.stem == wanted]
+    source = shipped.get(wanted) or (ends[0] if len(ends) == 1 else None)
     if source is None:
-        raise RecipeError([f"recipes: {refusal(name, list(shipped), ', '.join(shipped))}"])
+        raise RecipeError([f"recipes: {refusal(name, list(shipped), allowed=', '.join(shipped))}"])
     target = out / source.name if out.is_dir() else out
     try:
         with target.open("x", encoding="utf-8") as file:  # "x" never overwrites

@@ -63,19 +63,19 @@ def _parse(text: str) -> tuple[Any, list[str]]:
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
-        doubled = list(_find_doubled(node, (), set()))
+        doubled = list(_find_doubled(node, (), seen=set()))
         return (None if node is None else loader.construct_document(node)), doubled
     finally:
         loader.dispose()
 
 
-def _find_doubled(node: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[str]:
+def _find_doubled(node: Any, path: tuple[str, ...], *, seen: set[int]) -> Iterator[str]:
     if id(node) in seen:  # an alias
         return
     seen.add(id(node))
     if isinstance(node, yaml.SequenceNode):
         for number, item in enumerate(node.value):
-            yield from _find_doubled(item, (*path, str(number)), seen)
+            yield from _find_doubled(item, (*path, str(number)), seen=seen)
     if not isinstance(node, yaml.MappingNode):
         return
     lines: dict[str, int] = {}
@@ -85,7 +85,7 @@ def _find_doubled(node: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[
             where = ".".join((*path, name))
             yield f"{where}: given twice (lines {lines[name]} and {line}); allowed: once"
         lines.setdefault(name, line)
-        yield from _find_doubled(value, (*path, name), seen)
+        yield from _find_doubled(value, (*path, name), seen=seen)
 
 
 # --- overrides --------------------------------------------------------------------------

@@ -30,17 +30,19 @@ def upgrade(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         if not isinstance(at, dict) or key not in at:
             continue
         name = now.rpartition(".")[2]
-        _refuse_both(old, now, name in at)
-        values = _VALUES.get(old, {})
+        _refuse_both(old, now, both=name in at)
+        value = at[key]
+        if isinstance(value, str):
+            value = _VALUES.get(old, {}).get(value, value)
         # In the place of the old key, so that a dump keeps its order.
-        items = [(name, values.get(v, v)) if k == key else (k, v) for k, v in at.items()]
+        items = [(name, value) if k == key else (k, v) for k, v in at.items()]
         at.clear()
         at.update(items)
         lines.append(f"{old} is {now} now")
     return new, lines
 
 
-def _refuse_both(old: str, now: str, both: bool) -> None:
+def _refuse_both(old: str, now: str, *, both: bool) -> None:
     if both:
         raise RecipeError([f"{old}: got it beside {now}; allowed: {now} alone, its name of today"])
 
@@ -65,7 +67,7 @@ def _edits(root: yaml.MappingNode) -> Iterator[tuple[yaml.Node, str, str]]:
         key_node, value = _child(at, key)
         if key_node is None:
             continue
-        _refuse_both(old, now, _child(at, name)[0] is not None)
+        _refuse_both(old, now, both=_child(at, name)[0] is not None)
         yield key_node, name, f"{old} is {now} now"
         if isinstance(value, yaml.ScalarNode) and value.value in _VALUES.get(old, {}):
             changed = _VALUES[old][value.value]

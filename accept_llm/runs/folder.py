@@ -65,9 +65,11 @@ def relocate(recipe: Recipe, folder: Path) -> Recipe:
     return recipe.model_copy(update={"name": here.name, "output_dir": str(here.parent)})
 
 
-def _differences(before: Any, now: Any, where: str = "") -> list[str]:
+def _differences(before: Any, now: Any, *, where: str = "") -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         keys = dict.fromkeys([*before, *now])
-        parts = [_differences(before.get(k), now.get(k), f"{where}.{k}".strip(".")) for k in keys]
+        parts = [
+            _differences(before.get(k), now.get(k), where=f"{where}.{k}".strip(".")) for k in keys
+        ]
         return [line for part in parts for line in part]
     return [] if before == now else [f"{where}: was {before!r}, is {now!r}"]

@@ -67,7 +67,7 @@ class RunLog:
                 f"{rate:.1f} examples/s  {_clock(left)} left"
             )
 
-    def epoch(self, step: int, epoch: int, padding: float) -> None:
+    def epoch(self, step: int, epoch: int, *, padding: float) -> None:
         """The end of an epoch (from 0), or of the run; `padding`: its share of all positions."""
         self._write({"step": step, "epoch": epoch, "padding": padding})
         self.print_line(

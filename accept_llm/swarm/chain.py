@@ -33,7 +33,7 @@ class BadAnswer(RuntimeError):
 class Chain:
     """All blocks of a model, in order: (b, t, d) -> (b, t, d), differentiable."""
 
-    def __init__(self, manager: Any, spec: PetalsEngine, wire: torch.dtype):
+    def __init__(self, manager: Any, spec: PetalsEngine, *, wire: torch.dtype):
         self.manager, self.spec, self.wire = manager, spec, wire
         manager.blocked_servers = set()
         manager.config.guard = self
@@ -158,7 +158,9 @@ class Chain:
                     raise ConnectionError("it failed for another request meanwhile")
                 began = time.perf_counter()
                 answer = await call(uids, stub, info, *sent, **kwargs)
-                self._note_time(str(peer), time.perf_counter() - began, tensors[0], len(blocks))
+                self._note_time(
+                    str(peer), time.perf_counter() - began, x=tensors[0], blocks=len(blocks)
+                )
             self._check(answer, tensors)
         except Exception as error:
             if isinstance(error, BadAnswer):
@@ -181,7 +183,7 @@ class Chain:
         if not first.isfinite().all() and all(bool(t.isfinite().all()) for t in tensors):
             raise BadAnswer("its answer is not finite (NaN); it is not used any more")
 
-    def _note_time(self, peer: str, seconds: float, x: Tensor, blocks: int) -> None:
+    def _note_time(self, peer: str, seconds: float, *, x: Tensor, blocks: int) -> None:
         mine = self.seconds[peer]
         mine.append(seconds / (x.shape[0] * x.shape[1] * blocks))
         del mine[:-50]

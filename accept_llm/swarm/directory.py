@@ -112,7 +112,7 @@ def knock(peers: Sequence[str], timeout: float, *, field: str = "engine.peers") 
     )
 
 
-def find_servers(dht: Any, name: str, blocks: int) -> list[Served]:
+def find_servers(dht: Any, name: str, *, blocks: int) -> list[Served]:
     """The servers of a model, in the order of their blocks."""
     from petals.data_structures import ServerState
     from petals.utils.dht import compute_spans, get_remote_module_infos
@@ -164,11 +164,11 @@ def ranges(blocks: Sequence[int]) -> str:
     return ", ".join(f"{start}:{end}" for start, end in parts)
 
 
-def check_servers(dht: Any, name: str, info: ModelInfo, spec: ModelSpec) -> list[Served]:
+def check_servers(dht: Any, name: str, *, info: ModelInfo, spec: ModelSpec) -> list[Served]:
     """The servers of a model under its name in the swarm; RecipeError unless they hold all of its
     blocks, each in the recipe's dtype and quantization."""
     blocks, what = info.layers, info.folder.name
-    servers = find_servers(dht, name, blocks)
+    servers = find_servers(dht, name, blocks=blocks)
     gone = find_missing(servers, blocks)
     if len(gone) == blocks and not servers:
         others = ", ".join(models(dht)) or "none"
@@ -210,7 +210,7 @@ def short(peer: str) -> str:
     return f"...{peer[-8:]}"
 
 
-def print_status(name: str, blocks: int, servers: Sequence[Served]) -> None:
+def print_status(name: str, blocks: int, *, servers: Sequence[Served]) -> None:
     """A model's servers, for a person to read."""
     gone = find_missing(servers, blocks)
     print(f"{name}: {blocks} blocks, {f'missing {ranges(gone)}' if gone else 'complete'}")

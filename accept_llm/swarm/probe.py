@@ -60,7 +60,7 @@ def kind_of(spec: ModelSpec) -> str:
 
 @torch.no_grad()
 def take(
-    backbone: Backbone, tokenizer: Any, info: ModelInfo, kind: str, *, device: torch.device
+    backbone: Backbone, tokenizer: Any, *, info: ModelInfo, kind: str, device: torch.device
 ) -> Probe:
     """What `backbone`, of `info`, computes for the text. Sharded, all ranks must take part."""
     ids = tokenizer(TEXT)["input_ids"][: min(TOKENS, info.max_positions or TOKENS)]
@@ -116,7 +116,7 @@ def _probe(data: Any, path: Path) -> Probe:
     raise RecipeError([f"{path}: its record of what the model computes is damaged"])
 
 
-def check_recorded(found: Probe, info: ModelInfo, recorded: Recorded | None = None) -> str:
+def check_recorded(found: Probe, info: ModelInfo, *, recorded: Recorded | None = None) -> str:
     """Compares what a swarm computes with the reference, and says what came of it; RecipeError
     where they differ."""
     reference = find(info, recorded)

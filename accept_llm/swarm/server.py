@@ -55,7 +55,7 @@ def parse_blocks(text: str | None, count: int) -> tuple[int, int]:
     raise RecipeError([message])
 
 
-def serve(info: ModelInfo, asked: Serve, notify: Notify) -> None:
+def serve(info: ModelInfo, asked: Serve, *, notify: Notify) -> None:
     """Serves blocks of a local model until it is stopped (SIGINT or SIGTERM)."""
     start, end = parse_blocks(asked.blocks, info.layers)
     folder = petals_folder(info)
@@ -71,8 +71,9 @@ def serve(info: ModelInfo, asked: Serve, notify: Notify) -> None:
     what = f"blocks {start}:{end} of {info.layers} of {info.folder.name} ({name})"
     notify(f"loading {what}, {asked.weights} weights, {asked.dtype}")
     with _identity(asked.port) as identity:
-        server = _server(folder, name, (start, end), asked, identity)
-        threading.Thread(target=_announce, args=(server, what, notify), daemon=True).start()
+        server = _server(folder, name, blocks=(start, end), asked=asked, identity=identity)
+        told = {"notify": notify}
+        threading.Thread(target=_announce, args=(server, what), kwargs=told, daemon=True).start()
         signal.signal(signal.SIGTERM, _interrupt)
         try:
             server.run()
@@ -82,7 +83,7 @@ def serve(info: ModelInfo, asked: Serve, notify: Notify) -> None:
             server.shutdown()
 
 
-def _announce(server: Any, what: str, notify: Notify) -> None:
+def _announce(server: Any, what: str, *, notify: Notify) -> None:
     """Once its blocks are there: a line that scripts wait for, and the address."""
     while server.module_container is None or not server.module_container.ready.wait(0.2):
         if server.stop.wait(0.1):
@@ -95,7 +96,9 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _server(folder: Path, name: str, blocks: tuple[int, int], asked: Serve, identity: Path) -> Any:
+def _server(
+    folder: Path, name: str, *, blocks: tuple[int, int], asked: Serve, identity: Path
+) -> Any:
     import torch
     from petals.server.server import Server
     from petals.utils.convert_block import QuantType

@@ -160,7 +160,7 @@ def _score(value: Any) -> float:
     number = _number(value)
     if number is None or isinstance(value, bool) or not low <= number <= high:
         hint = _hidden(number)
-        raise ValueError(refusal(value, (), f"a number from {low:g} to {high:g}{hint}"))
+        raise ValueError(refusal(value, (), allowed=f"a number from {low:g} to {high:g}{hint}"))
     return number
 
 
@@ -181,7 +181,9 @@ def _class_index(value: Any, labels: tuple[str, ...]) -> int:
     if not by_name_only and whole is not None and 0 <= whole < len(labels):
         return whole
     numbers = "" if by_name_only else f", or 0 to {len(labels) - 1}"
-    raise ValueError(refusal(value, labels, f"{join_names(labels)}{numbers}{_hidden(number)}"))
+    raise ValueError(
+        refusal(value, labels, allowed=f"{join_names(labels)}{numbers}{_hidden(number)}")
+    )
 
 
 def _answers(value: Any) -> tuple[str, ...]:
@@ -191,11 +193,13 @@ def _answers(value: Any) -> tuple[str, ...]:
     """
     texts = value.get("text") if isinstance(value, Mapping) else value
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
-        raise ValueError(refusal(value, (), "a list of texts, or a mapping with such a `text`"))
+        raise ValueError(
+            refusal(value, (), allowed="a list of texts, or a mapping with such a `text`")
+        )
     found = tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
     if not found:
         hint = "" if texts else " (an empty list marks hidden answers, this split cannot be used)"
-        raise ValueError(refusal(value, (), f"at least one text{hint}"))
+        raise ValueError(refusal(value, (), allowed=f"at least one text{hint}"))
     return found
 
 

@@ -86,7 +86,7 @@ def _overlap(gold: list[str], words: list[str]) -> float:
 
 
 def _mean_of_best(
-    one: Callable[[list[str], list[str]], float], golds: Golds, texts: Sequence[str]
+    one: Callable[[list[str], list[str]], float], golds: Golds, *, texts: Sequence[str]
 ) -> float:
     """Each row has the best of its golds."""
     assert len(golds) == len(texts) > 0, (len(golds), len(texts))
@@ -97,13 +97,13 @@ def _mean_of_best(
 def squad_f1(labels: Golds, predictions: Sequence[str]) -> float:
     """Mean F1 over words, as SQuAD v1.1 has it. Where gold and prediction have no word left, such
     as "the" and "The", nothing is shared and F1 is 0, though `exact_match` is 1."""
-    return _mean_of_best(_overlap, labels, predictions)
+    return _mean_of_best(_overlap, labels, texts=predictions)
 
 
 def exact_match(labels: Golds, predictions: Sequence[str]) -> float:
     """The share of texts that equal a gold answer but for case, punctuation, articles and space,
     as SQuAD v1.1 has it."""
-    return _mean_of_best(lambda gold, words: float(gold == words), labels, predictions)
+    return _mean_of_best(lambda gold, words: float(gold == words), labels, texts=predictions)
 
 
 METRICS: dict[str, Metric] = {

@@ -62,7 +62,7 @@ def span_of(record: Record, span: str) -> tuple[int, int]:
     """
     text, span_text = text_of(record, "text"), text_of(record, f"{span}_text")
     words = [match.span() for match in re.finditer(r"\S+", text)]
-    index = _word_index(record.get(f"{span}_index"), f"{span}_index", len(words))
+    index = _word_index(record.get(f"{span}_index"), f"{span}_index", count=len(words))
     spoken = re.findall(r"\w+", span_text)
     if spoken:
         pattern = r"(?<!\w)" + r"\W+".join(map(re.escape, spoken)) + r"(?!\w)"
@@ -73,7 +73,7 @@ def span_of(record: Record, span: str) -> tuple[int, int]:
     return words[index][0], words[last][1]
 
 
-def _word_index(value: Any, column: str, count: int) -> int:
+def _word_index(value: Any, column: str, *, count: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < count:
         allowed = f"the place of a word of text, 0 to {count - 1}"
         raise ValueError(f"{column}: got {reprlib.repr(value)}; allowed: {allowed}")

@@ -66,14 +66,14 @@ def predict(model: Model, rows: Sequence[Encoded], *, batch_size: int) -> list[P
     for number in range(engine.rank, rounds * engine.world_size, engine.world_size):
         spare = number >= len(batches)
         part = batches[0 if spare else number]
-        found = _predict_batch(model, [rows[i] for i in part], composed)
+        found = _predict_batch(model, [rows[i] for i in part], composed=composed)
         done += [] if spare else zip(part, found, strict=True)
     return [prediction for _, prediction in sorted(engine.gather(done), key=lambda p: p[0])]
 
 
-def _predict_batch(model: Model, rows: Sequence[Encoded], composed: Any) -> list[Prediction]:
+def _predict_batch(model: Model, rows: Sequence[Encoded], *, composed: Any) -> list[Prediction]:
     batch = collate(rows).to(model.engine.device)
-    outcome = model.head.outcome(model.backbone, batch, composed)
+    outcome = model.head.outcome(model.backbone, batch, prompt=composed)
     scores: list[list[float]] = [[] for _ in rows]
     texts: list[str | None] = [None for _ in rows]
     if outcome.scores is not None:
@@ -89,7 +89,7 @@ def _predict_batch(model: Model, rows: Sequence[Encoded], composed: Any) -> list
 
 
 def score(
-    task: Task, rows: Sequence[Encoded], predictions: Sequence[Prediction]
+    task: Task, rows: Sequence[Encoded], *, predictions: Sequence[Prediction]
 ) -> dict[str, float]:
     """The task's metrics by name, the main one first, and the mean loss."""
     labels = [row.label for row in rows]

@@ -76,32 +76,34 @@ def load(
     )
     trained = load_adapter(adapter) if adapter else None
     if trained:
-        check_fits(trained.card, recipe.model, info)
+        check_fits(trained.card, recipe.model, info=info)
     tokenizer = load_tokenizer(info.folder)
     seed, seq2seq = recipe.train.seed, info.architecture == "seq2seq"
     setting = Setting(prepared.task, info.hidden_size, tokenizer, seed, seq2seq)
     head = trained.head if trained else build_head(recipe.head, setting)
-    backbone = engine.load_backbone(recipe.model, info, layout)
+    backbone = engine.load_backbone(recipe.model, info, layout=layout)
     found = None
     if info.model_type in FAMILIES:  # of the model as it is, before a method changes its layers
         kind = probe.kind_of(recipe.model)
-        found = probe.take(backbone, tokenizer, info, kind, device=engine.device)
+        found = probe.take(backbone, tokenizer, info=info, kind=kind, device=engine.device)
         if engine.is_remote:
-            notify(probe.check_recorded(found, info, _record_of(trained, adapter)))
-    method = trained.method if trained else _fresh_method(recipe, shape, backbone)
+            notify(probe.check_recorded(found, info, recorded=_record_of(trained, adapter)))
+    method = trained.method if trained else _fresh_method(recipe, shape, backbone=backbone)
     method = method.to(engine.device)
     method.attach(backbone.module)
     model = Model(engine, backbone, method, head.to(engine.device), tokenizer)
     answer_of = head.answers(tokenizer, encoder_decoder=seq2seq)
     cache = (cache_dir() / "tokens", tokenizer_hash(info.folder))
-    encode = Encoder(tokenizer, prepared.task, recipe.task, answer_of=answer_of, cache=cache)
+    encode = Encoder(tokenizer, prepared.task, spec=recipe.task, answer_of=answer_of, cache=cache)
     return Loaded(model, info, encode, found)
 
 
-def _fresh_method(recipe: Recipe, shape: Shape, backbone: Backbone) -> Method:
+def _fresh_method(recipe: Recipe, shape: Shape, *, backbone: Backbone) -> Method:
     """A method with its first values, the same on every rank and engine."""
     generator = torch.Generator().manual_seed(recipe.train.seed)
-    return build_method(recipe.method, shape, Start(backbone.embed, backbone.vocab_size, generator))
+    return build_method(
+        recipe.method, shape, start=Start(backbone.embed, backbone.vocab_size, generator)
+    )
 
 
 def _record_of(trained: Adapter | None, folder: Path | None) -> probe.Recorded | None:

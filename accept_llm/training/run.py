@@ -47,7 +47,7 @@ def train(prepared: Prepared, *, engine_kind: str, resume: bool, notify: Notify)
             notify(f"{count} of {len(rows['train'])} training rows: {what}")
         clock.append(time.perf_counter())
         _open_folder(recipe, engine, resume=resume)
-        trainer = _trainer(prepared, loaded, rows)
+        trainer = _trainer(prepared, loaded, rows=rows)
         if resume:
             trainer.resume()
         with trainer.log:
@@ -55,7 +55,7 @@ def train(prepared: Prepared, *, engine_kind: str, resume: bool, notify: Notify)
         if trainer.stopped_by_signal:
             raise Stopped(f"stopped by SIGTERM at step {trainer.step}; continue with --resume")
         clock.append(time.perf_counter())
-        measured = _finish(prepared, loaded, rows, trainer)
+        measured = _finish(prepared, loaded, rows=rows, trainer=trainer)
         clock.append(time.perf_counter())
         loading, training, testing = (b - a for a, b in pairwise(clock))
         result = Result(
@@ -91,7 +91,7 @@ def count_truncated(rows: list[Encoded], head: Head) -> dict[str, int]:
     }
 
 
-def _trainer(prepared: Prepared, loaded: Loaded, rows: Rows) -> Trainer:
+def _trainer(prepared: Prepared, loaded: Loaded, *, rows: Rows) -> Trainer:
     recipe, task = prepared.recipe, prepared.task
     spec, engine = recipe.train, loaded.model.engine
     bucket = spec.bucket or BUCKETS[loaded.info.architecture]
@@ -106,20 +106,22 @@ def _trainer(prepared: Prepared, loaded: Loaded, rows: Rows) -> Trainer:
         spec=spec.model_copy(update={"bucket": bucket}),
         model=loaded.model,
         rows=rows["train"],
-        validate=_validation(task, loaded, rows["validation"], batch_size=spec.eval_batch_size),
+        validate=_validation(
+            task, loaded, rows=rows["validation"], batch_size=spec.eval_batch_size
+        ),
         log=log,
-        output=Output(recipe.run_dir, _card(recipe, task, loaded)),
+        output=Output(recipe.run_dir, _card(recipe, task, loaded=loaded)),
     )
 
 
 def _validation(
-    task: Task, loaded: Loaded, rows: list[Encoded], *, batch_size: int
+    task: Task, loaded: Loaded, *, rows: list[Encoded], batch_size: int
 ) -> Callable[[], tuple[float, dict[str, float]]]:
     """Gives the main score, nan where the loss is not finite, and all scores."""
 
     def validate() -> tuple[float, dict[str, float]]:
         found = predict(loaded.model, rows, batch_size=batch_size)
-        scores = score(task, rows, found)
+        scores = score(task, rows, predictions=found)
         finite = math.isfinite(scores["loss"])
         return (scores[task.metric] if finite else math.nan), scores
 
@@ -134,7 +136,7 @@ def model_name(recipe: Recipe) -> str:
     return model.path if model.kind == "folder" else model.file
 
 
-def _card(recipe: Recipe, task: Task, loaded: Loaded) -> Card:
+def _card(recipe: Recipe, task: Task, *, loaded: Loaded) -> Card:
     """prompt.json: what an adapter must say of itself to be loaded anywhere."""
     return Card(
         model=describe_base(recipe.model, loaded.info, name=model_name(recipe)),
@@ -145,7 +147,7 @@ def _card(recipe: Recipe, task: Task, loaded: Loaded) -> Card:
     )
 
 
-def _finish(prepared: Prepared, loaded: Loaded, rows: Rows, trainer: Trainer) -> dict[str, Any]:
+def _finish(prepared: Prepared, loaded: Loaded, *, rows: Rows, trainer: Trainer) -> dict[str, Any]:
     """Scores the best step on the test split; the most of result.json."""
     trainer.load_best()
     recipe, task, best = prepared.recipe, prepared.task, trainer.best
@@ -160,7 +162,7 @@ def _finish(prepared: Prepared, loaded: Loaded, rows: Rows, trainer: Trainer) ->
         "model": model_name(recipe),
         "task": task.name,
         "validation": best["scores"],
-        "test": score(task, rows["test"], found),
+        "test": score(task, rows["test"], predictions=found),
         "rows": {name: len(rows[name]) for name in SPLITS},
         "steps": trainer.step,
         "best_step": best["step"],

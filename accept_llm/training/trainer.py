@@ -127,7 +127,7 @@ class Trainer:
         leaves = composed.leaves()
         total = torch.zeros((), device=model.engine.device)
         for part in step.parts:
-            losses = model.head.losses(model.backbone, part.batch, leaves) * part.weights
+            losses = model.head.losses(model.backbone, part.batch, prompt=leaves) * part.weights
             loss = losses.sum() / targets
             loss.backward()
             total += loss.detach()  # read once a step: reading waits for the device
@@ -154,7 +154,7 @@ class Trainer:
         limit = math.inf if self.spec.clip_norm is None else self.spec.clip_norm
         norm = nn.utils.clip_grad_norm_(self.parameters, limit).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            self._stop_on_nan(loss, norm, [row.id for row in step.rows])
+            self._stop_on_nan(loss, norm, ids=[row.id for row in step.rows])
         rate = float(self.schedule.get_last_lr()[0])
         self.optimizer.step()
         self.schedule.step()
@@ -163,7 +163,7 @@ class Trainer:
         self.padding.positions += positions
         return {"loss": loss, "gradient_norm": norm, "lr": rate}
 
-    def _stop_on_nan(self, loss: float, norm: float, ids: list[str]) -> None:
+    def _stop_on_nan(self, loss: float, norm: float, *, ids: list[str]) -> None:
         path = self.folder / "nan_batch.json"
         if self.model.engine.rank == 0:
             write_json(path, {"step": self.step, "examples": ids})
@@ -208,7 +208,7 @@ class Trainer:
     def _report_padding(self, epoch: int) -> None:
         """Once an epoch, and for what there was of the last one; `epoch` epochs are complete."""
         if epoch > self.padding.epoch or self.step == self.spec.steps:
-            self.log.epoch(self.step, self.padding.epoch, self.padding.share)
+            self.log.epoch(self.step, self.padding.epoch, padding=self.padding.share)
             self.padding = Padding(epoch)
 
     def _is_due(self) -> bool:

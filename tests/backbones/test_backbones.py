@@ -158,7 +158,7 @@ def save(folder: Path, tiny_llama: Path, family: str, **changes) -> ModelInfo:
 
 
 def test_packed_needs_a_window_that_sees_everything(tmp_path, tiny_llama):
-    info = save(tmp_path, tiny_llama, "mistral", sliding_window=16)
+    info = save(tmp_path, tiny_llama, family="mistral", sliding_window=16)
     with pytest.raises(RecipeError, match=r"model\.layout: got 'packed'.*window \(16\).*\(17\)"):
         choose_layout(info, asked="packed", longest=17)
     with pytest.raises(RecipeError, match=r"model\.layout: not given, which means packed; the"):
@@ -172,13 +172,13 @@ def test_packed_needs_a_window_that_sees_everything(tmp_path, tiny_llama):
 
 
 def test_a_short_window_is_the_models_own_when_padded(tmp_path, tiny_llama):
-    info = save(tmp_path, tiny_llama, "mistral", sliding_window=4)
+    info = save(tmp_path, tiny_llama, family="mistral", sliding_window=4)
     agree(AutoModelForCausalLM.from_pretrained(info.folder), "padded", prompt_of(32))
 
 
 def test_packed_is_refused_where_it_was_not_tested(tmp_path, tiny_llama):
     """Bloom adds its positions to the mask: it would take a packed row for one long text."""
-    info = save(tmp_path, tiny_llama, "bloom")
+    info = save(tmp_path, tiny_llama, family="bloom")
     with pytest.raises(
         RecipeError, match=r"model\.layout: got 'packed'; allowed for bloom: padded"
     ):

@@ -22,7 +22,7 @@ def losses_and_gradients(backbone):
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        losses = HEAD.losses(backbone, batch_of(90), prompt)
+        losses = HEAD.losses(backbone, batch_of(90), prompt=prompt)
     grads = torch.autograd.grad(losses.sum(), [prompt.prefix, prompt.offsets])
     return losses, grads, sum(kept.values())
 

@@ -32,7 +32,7 @@ def built(folder: Path, *, compile: bool, **more):
     spec = FolderModel(kind="folder", path=str(folder), compile=compile, **more)
     info = info_of(folder)
     layout = "padded" if info.architecture == "seq2seq" else "packed"
-    return load_backbone(spec, info, layout, device=CPU, sharding=None)
+    return load_backbone(spec, info, layout=layout, device=CPU, sharding=None)
 
 
 def prompt() -> Composed:
@@ -49,7 +49,7 @@ def batch_of(lengths: tuple[int, ...]):
 def numbers(backbone, lengths) -> list[torch.Tensor]:
     """Losses, their gradients, and the states without gradients (the remembered prompt)."""
     leaves, batch = prompt(), batch_of(lengths)
-    losses = HEAD.losses(backbone, batch, leaves)
+    losses = HEAD.losses(backbone, batch, prompt=leaves)
     grads = torch.autograd.grad(losses.sum(), [leaves.prefix, leaves.offsets])
     with torch.no_grad():
         states = backbone(batch, leaves, reads="states")
@@ -94,7 +94,7 @@ def in_shards(path: str, out: str, compile: bool, rank: dict) -> None:
     for on in (True, False):
         spec = FolderModel(kind="folder", path=path, dtype="fp32", checkpointing=on)
         spec = spec.model_copy(update={"compile": on and compile})
-        backbone = engine.load_backbone(spec, info_of(Path(path)), "packed")
+        backbone = engine.load_backbone(spec, info_of(Path(path)), layout="packed")
         found.append([x for lengths in BATCHES[:2] for x in numbers(backbone, lengths)])
         if on:
             wrapped = [

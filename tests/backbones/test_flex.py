@@ -48,7 +48,7 @@ def visible(lengths, m: int) -> torch.Tensor:
 @given(st.lists(st.integers(1, 150), min_size=1, max_size=6), st.integers(0, 140), st.booleans())
 def test_the_mask_is_the_rule(lengths, m, outside):
     memory = Memory({torch.nn.Identity(): (torch.zeros(m, 1, 1),) * 2}) if outside else None
-    packing = flex.pack_for_flex(torch.tensor(lengths), 0 if outside else m, memory)
+    packing = flex.pack_for_flex(torch.tensor(lengths), 0 if outside else m, memory=memory)
     want = visible(lengths, m)[m if outside else 0 :]
     mask, (queries, keys) = packing.mask, want.shape
     q, k = torch.arange(queries)[:, None], torch.arange(keys)

@@ -41,10 +41,10 @@ def filled(layer: nn.Linear | nn.Embedding) -> Int8Linear | Int8Embedding:
     made.weight = nn.Parameter(torch.empty(weight.shape, dtype=torch.int8), False)
     made.scale = nn.Parameter(torch.empty(made.scale.shape, dtype=weight.dtype), False)
 
-    def read(start: int, stop: int, out: torch.Tensor) -> None:
-        out.copy_(weight[start:stop])
+    def read(start: int, *, out: torch.Tensor) -> None:
+        out.copy_(weight[start : start + len(out)])
 
-    int8.fill_int8(made.weight, made.scale, read, start=0)
+    int8.fill_int8(made.weight, made.scale, read=read, start=0)
     return made
 
 

@@ -118,7 +118,7 @@ def test_answers_are_as_likely_as_alone(pair, prefix, offsets):
             for tokens, answer in zip(each(batch), ANSWERS, strict=True)
         ]
     )
-    got = head.losses(ours, batch, prompt)
+    got = head.losses(ours, batch, prompt=prompt)
     assert want.std() > 0.1
     close(got, want)
     for a, b in zip(gradients(got, prompt), gradients(want, prompt), strict=True):
@@ -129,7 +129,7 @@ def test_choice_scores_equal_a_loop_over_pairs(pair):
     ours, reference = pair
     prompt = prompt_like(reference)
     batch = batch_of(90)
-    outcome = Choice(CHOICES).outcome(ours, batch, prompt)
+    outcome = Choice(CHOICES).outcome(ours, batch, prompt=prompt)
     want = torch.stack(
         [
             torch.stack(
@@ -160,7 +160,7 @@ def test_states_and_logits_equal_those_of_examples_alone(pair):
             )
             close(state, out.decoder_hidden_states[-1][0, 0])
     head = LinearHead(ours.hidden_size, 3, bias=False)
-    assert head.outcome(ours, batch, prompt).scores.shape == (5, 3)
+    assert head.outcome(ours, batch, prompt=prompt).scores.shape == (5, 3)
 
 
 @torch.no_grad()
@@ -172,8 +172,8 @@ def test_writing_equals_a_manual_decode_without_cache(pair):
     end = free[0][4]  # what it writes sooner or later is taken for the end
     want = [reference.write(reference.read(t, prompt), limit=8, end=end) for t in each(batch)]
     assert len(want[0]) < 8
-    assert ours.generate(batch, prompt, Generation(8, 1, end)) == want
-    assert ours.generate(batch, prompt, Generation(3, 1, end)) == [row[:3] for row in want]
+    assert ours.generate(batch, prompt, how=Generation(8, 1, end)) == want
+    assert ours.generate(batch, prompt, how=Generation(3, 1, end)) == [row[:3] for row in want]
 
 
 @torch.no_grad()
@@ -184,7 +184,7 @@ def test_beams_are_those_of_an_example_alone(pair):
     prompt = prompt_like(reference)
     batch = batch_of(90)
     end = reference.lm.config.eos_token_id
-    found = ours.generate(batch, prompt, Generation(6, 3, end))
+    found = ours.generate(batch, prompt, how=Generation(6, 3, end))
     for row, tokens in zip(found, each(batch), strict=True):
         x = reference.read(tokens, prompt)
         out = reference.lm.generate(inputs_embeds=x[None], max_new_tokens=6, num_beams=3)

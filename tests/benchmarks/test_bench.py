@@ -66,7 +66,7 @@ def test_ratios_are_of_medians() -> None:
     times = {"packed": [[1.0, 9.0, 2.0], [4.0, 4.0, 0.0]], "wide": [[6.0, 12.0, 90.0]]}
     wide = OTHERS[2]
     first, second = results(
-        [PACKED, wide], batches, times, peaks={"packed": 10, "wide": 40}, failed={}
+        [PACKED, wide], batches, times=times, peaks={"packed": 10, "wide": 40}, failed={}
     )
     assert seconds_of(times["packed"]) == first["seconds"] == 3.0
     assert second["seconds"] == 12.0  # one batch is enough where the padding is fixed
@@ -78,7 +78,9 @@ def test_ratios_are_of_medians() -> None:
 
 
 def test_what_ran_out_of_memory_has_no_numbers() -> None:
-    line = results([PACKED], [drawn([4], vocab_size=9)], {}, peaks={}, failed={"packed": "full"})
+    line = results(
+        [PACKED], [drawn([4], vocab_size=9)], times={}, peaks={}, failed={"packed": "full"}
+    )
     assert line[0]["failed"] == "full"
     assert "seconds" not in line[0]
 
@@ -88,7 +90,7 @@ def test_a_ratio_to_what_failed_is_not_known() -> None:
     _, second = results(
         given,
         [drawn([4], vocab_size=9)],
-        {"peft": [[1.0]]},
+        times={"peft": [[1.0]]},
         peaks={"peft": None},
         failed={"packed": "out of memory"},
     )
@@ -112,7 +114,7 @@ def test_flops_by_hand(source: Source) -> None:
     tokens, pairs = 3 + 2 + 1, (1 + 2 + 3) + (4 + 5) + 4
     attention = 2 * 2 * 2 * 64 * pairs  # two layers, two products
     rows = drawn([2, 1], vocab_size=9)
-    assert step_flops(config, rows, 3) == 4 * tokens * weights + 3 * attention
+    assert step_flops(config, rows, m=3) == 4 * tokens * weights + 3 * attention
 
 
 def test_numbers_have_three_digits() -> None:

@@ -33,7 +33,7 @@ def recipe(tmp_path: Path, tiny_llama: Path) -> Path:
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Path:
     """The folder of a finished run. Copy it before you change it."""
     folder = tmp_path_factory.mktemp("trained")
-    train_with("single", write_recipe(folder, tiny_llama, steps=1), [])
+    train_with("single", write_recipe(folder, tiny_llama, steps=1), overrides=[])
     return folder / "runs/run"
 
 
@@ -412,10 +412,10 @@ def test_a_revision_counts_on_the_hub_only(tiny_llama: Path) -> None:
     assert info is not None
     hub = HubModel(kind="hub", id="a/b", revision="v1")
     card = CARD.model_copy(update={"model": describe_base(hub, info, name="a/b")})
-    check_fits(card, hub, info)
-    check_fits(card, FolderModel(kind="folder", path=str(tiny_llama)), info)
+    check_fits(card, hub, info=info)
+    check_fits(card, FolderModel(kind="folder", path=str(tiny_llama)), info=info)
     with pytest.raises(RecipeError, match=r"adapter: made for revision 'v1'.* has 'main'"):
-        check_fits(card, HubModel(kind="hub", id="a/b"), info)
+        check_fits(card, HubModel(kind="hub", id="a/b"), info=info)
 
 
 def _set_embedding(path: Path, hidden: int) -> None:

@@ -38,7 +38,7 @@ def encoder(tokenizer, max_length, *, columns=("a", "b"), cue=True) -> Encoder:
         **{"kind": "file", "train": "-", "text": list(columns), "label": "y", "labels": ["n", "p"]},
         **{"max_length": max_length, "cue": cue},
     )
-    return Encoder(tokenizer, task_from(spec), spec)
+    return Encoder(tokenizer, task_from(spec), spec=spec)
 
 
 def encode(tokenizer, max_length, **more) -> Callable[[Example], Encoded]:
@@ -142,7 +142,7 @@ def test_long_contexts_leave_the_question_whole(tokenizer, golds, lost):
     """An answer that was never in the text is not lost by the cut."""
     context = "the lamp " + " ".join(f"soup {i}" for i in range(200))
     row = answer_row(context, *golds)
-    encoded = Encoder(tokenizer, TASKS["squad"], QA)([row])[0]
+    encoded = Encoder(tokenizer, TASKS["squad"], spec=QA)([row])[0]
     assert 115 <= len(encoded.tokens) <= 120
     text = tokenizer.decode(
         encoded.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -152,13 +152,13 @@ def test_long_contexts_leave_the_question_whole(tokenizer, golds, lost):
     assert text.endswith(" answer:")
     assert encoded.lost is lost
     whole = QA.model_copy(update={"max_length": 5000})
-    assert Encoder(tokenizer, TASKS["squad"], whole)([row])[0].lost is False
+    assert Encoder(tokenizer, TASKS["squad"], spec=whole)([row])[0].lost is False
 
 
 def test_a_question_without_end_is_cut_too(tokenizer):
     row = answer_row("the lamp", "lamp")
     long = replace(row, parts=((row.parts[0][0], "kettle lamp " * 60), row.parts[1]))
-    encoded = Encoder(tokenizer, TASKS["squad"], QA)([long])[0]
+    encoded = Encoder(tokenizer, TASKS["squad"], spec=QA)([long])[0]
     text = tokenizer.decode(encoded.tokens)
     assert len(encoded.tokens) <= 120
     assert "kettle lamp kettle" in text
@@ -176,18 +176,19 @@ def test_long_sets_are_tokenised_once(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr("accept_llm.data.token_cache.LEAST", 3)
     context = "the lamp " + " ".join(f"soup {i}" for i in range(200))
     rows = [answer_row(context[: 100 * i], "soup 30") for i in range(1, 9)]
-    want = Encoder(tokenizer, TASKS["squad"], QA)(rows)
+    want = Encoder(tokenizer, TASKS["squad"], spec=QA)(rows)
     assert len({row.lost for row in want}) == 2
     calls = []
-    first = Encoder(tokenizer, TASKS["squad"], QA, cache=(tmp_path, "hash"))
+    first = Encoder(tokenizer, TASKS["squad"], spec=QA, cache=(tmp_path, "hash"))
     assert first(rows) == want
     [file] = tmp_path.iterdir()
-    again = Encoder(None, TASKS["squad"], QA, cache=(tmp_path, "hash"))
+    again = Encoder(None, TASKS["squad"], spec=QA, cache=(tmp_path, "hash"))
     assert again(rows) == want  # without a tokenizer
     for other in (
-        Encoder(calls.append, TASKS["squad"], QA, cache=(tmp_path, "another hash")),
+        Encoder(calls.append, TASKS["squad"], spec=QA, cache=(tmp_path, "another hash")),
         Encoder(
-            *(calls.append, TASKS["squad"], QA.model_copy(update={"max_length": 121})),
+            *(calls.append, TASKS["squad"]),
+            spec=QA.model_copy(update={"max_length": 121}),
             cache=(tmp_path, "hash"),
         ),
     ):

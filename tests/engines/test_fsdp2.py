@@ -161,7 +161,7 @@ def gather_in_a_step(path: str, out: str, weights: str, dtype: str, rank: dict) 
     batch = collate(loaded.encode(prepared.rows.train[:4]))
     sizes.clear()
     prompt = loaded.model.method.compose()
-    losses = loaded.model.head.losses(loaded.model.backbone, batch, prompt)
+    losses = loaded.model.head.losses(loaded.model.backbone, batch, prompt=prompt)
     forward = len(sizes)
     losses.sum().backward()
     if engine.rank == 0:

@@ -37,11 +37,11 @@ def filled(folder: Path, spec: Lora) -> LoraPairs:
     info = info_of(folder)
     shape = spec.shape(hidden=64, positions=24, model_type=info.model_type, linears=info.linears)
     start = Start(lambda ids: torch.zeros(0), 90, torch.Generator().manual_seed(1))
-    method = build_method(spec, shape, start)
+    method = build_method(spec, shape, start=start)
     assert isinstance(method, LoraPairs)
     for pair in method.pairs:
         assert torch.equal(pair.b, torch.zeros_like(pair.b))
-        pair.b.data.normal_(0, 0.3, generator=start.generator)
+        pair.b.data.normal_(0, 0.1, generator=start.generator)
     return method
 
 
@@ -90,7 +90,8 @@ def test_states_and_gradients_are_peft_s(request, model, layout):
     grads = torch.autograd.grad((got * weights).sum(), list(ours.pairs.parameters()))
     wanted = torch.autograd.grad((want * weights).sum(), pairs)
     # As one vector: a decoder that reads one token has gradients of rounding size in its queries.
-    close(torch.cat([x.flatten() for x in grads]), torch.cat([x.flatten() for x in wanted]))
+    mine, theirs = (torch.cat([x.flatten() for x in part]) for part in (grads, wanted))
+    assert (mine - theirs).norm() <= 1e-5 * theirs.norm()
 
 
 def test_a_layer_that_stores_its_weight_the_other_way(tmp_path):

@@ -230,13 +230,17 @@ def embed(ids: torch.Tensor) -> torch.Tensor:
 
 def build(spec, *, hidden=40, positions=20, seed=0) -> Method:
     shape = spec.shape(hidden=hidden, positions=positions)
-    return build_method(spec, shape, Start(embed, 300, torch.Generator().manual_seed(seed)))
+    return build_method(spec, shape, start=Start(embed, 300, torch.Generator().manual_seed(seed)))
 
 
 @pytest.mark.parametrize("subspaces", [3, 5, 1])  # 40 is 14 + 13 + 13, 5 x 8, 40
 def test_vocab_start_is_the_best_fit_of_rank_r(subspaces):
     spec = accept(length=30, prepended={"subspaces": subspaces, "codewords": 4})
-    rows = embed(sample_vocabulary(30, 300, torch.Generator().manual_seed(0))).double().numpy()
+    rows = (
+        embed(sample_vocabulary(30, 300, generator=torch.Generator().manual_seed(0)))
+        .double()
+        .numpy()
+    )
     composed = build(spec).compose().prefix.detach().numpy()
     owner = np.array(column_owner(40, subspaces))
     for k in range(subspaces):
@@ -249,22 +253,22 @@ def test_vocab_start_is_the_best_fit_of_rank_r(subspaces):
 
 def test_vocab_start_is_exact_where_the_rank_suffices():
     spec = accept(length=30, prepended={"subspaces": 5, "codewords": 11})  # widths are 8
-    rows = embed(sample_vocabulary(30, 300, torch.Generator().manual_seed(0)))
+    rows = embed(sample_vocabulary(30, 300, generator=torch.Generator().manual_seed(0)))
     torch.testing.assert_close(build(spec).compose().prefix, rows, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("spec", [PromptTuning(kind="pt"), Dept(kind="dept")], ids=str)
 def test_vocab_start_of_free_tokens_is_the_vocabulary(spec):
     prompt = build(spec)
-    ids = sample_vocabulary(prompt.shape.length, 300, torch.Generator().manual_seed(0))
+    ids = sample_vocabulary(prompt.shape.length, 300, generator=torch.Generator().manual_seed(0))
     assert torch.equal(prompt.compose().prefix, embed(ids))
 
 
 def test_sampled_vocabulary_is_common_and_without_repeats():
-    ids = sample_vocabulary(60, 32_000, torch.Generator().manual_seed(1))
+    ids = sample_vocabulary(60, 32_000, generator=torch.Generator().manual_seed(1))
     assert len(set(ids.tolist())) == 60
     assert max(ids) < 5000
-    few = sample_vocabulary(10, 4, torch.Generator().manual_seed(1)).tolist()
+    few = sample_vocabulary(10, 4, generator=torch.Generator().manual_seed(1)).tolist()
     assert len(few) == 10
     assert {few.count(i) for i in range(4)} == {2, 3}
 

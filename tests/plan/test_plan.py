@@ -104,7 +104,7 @@ def kept_by_autograd(folder: Path, recipe_file: Path, *overrides: str) -> tuple[
         model, rows = loaded.model, loaded.encode(prepared.rows.train[:8])
         weights = {p.untyped_storage().data_ptr() for p in model.backbone.module.parameters()}
         with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
-            losses = model.head.losses(model.backbone, collate(rows), model.method.compose())
+            losses = model.head.losses(model.backbone, collate(rows), prompt=model.method.compose())
         losses.sum().backward()
     found = sum(size for at, size in storages.items() if at not in weights)
     made = plan.make_plan(recipe)
@@ -112,7 +112,7 @@ def kept_by_autograd(folder: Path, recipe_file: Path, *overrides: str) -> tuple[
     lengths = made.work.lengths
     exact = type(lengths)(sum(counts) / 8, 0, max(counts), 8, "")
     work = replace(made.work, lengths=exact)
-    return found, saved(made.sizes, work, made.machine, 8)[0]
+    return found, saved(made.sizes, work, machine=made.machine, rows=8)[0]
 
 
 @pytest.fixture(scope="module")
@@ -348,7 +348,7 @@ def small_host(monkeypatch) -> None:
 def test_training_refuses_what_cannot_fit(tmp_path, tiny_llama, capsys, small_host):
     path = write_recipe(tmp_path, tiny_llama)
     with pytest.raises(typer.Exit) as stop:
-        cli.train_with("single", path, None)
+        cli.train_with("single", path, overrides=None)
     assert stop.value.exit_code == 2
     said = capsys.readouterr().err
     for text in ("memory: the run needs about", "allowed: 0.10 GB", "--force to try"):
@@ -377,7 +377,7 @@ def test_ranks_of_one_machine_share_its_memory(monkeypatch, small_host):
 
 def test_force_tries_it(tmp_path, tiny_llama, small_host):
     path = write_recipe(tmp_path, tiny_llama, steps=1)
-    cli.train_with("single", path, None, force=True)
+    cli.train_with("single", path, overrides=None, force=True)
     assert (tmp_path / "runs" / "run" / "result.json").exists()
 
 

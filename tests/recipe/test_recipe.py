@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from accept_llm.cli.main import app
 from accept_llm.errors import RecipeError
+from accept_llm.recipe.head import HEAD_SPECS
 from accept_llm.recipe.method import METHOD_SPECS
 from accept_llm.recipe.recipe import Recipe, dump_recipe, load_recipe, parse_recipe, schema
 from accept_llm.recipe.shipped import shipped_recipes
@@ -145,7 +146,7 @@ def test_overrides_make_missing_sections(path: Path) -> None:
     assert recipe.method.kind == "accept"
     assert recipe.method.added is not None
     assert problems(path, "head.bias=true") == [
-        "head.kind: missing; allowed: linear, label_words, choice, generate"
+        f"head.kind: missing; allowed: {', '.join(HEAD_SPECS)}"
     ]
 
 

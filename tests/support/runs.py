@@ -98,7 +98,7 @@ def run_recipe(kind: str, path: str, overrides: list[str], resume: bool, rank: d
     # The server's own stderr is not the one that pytest captures for this test.
     os.dup2(os.open(f"{path}.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND), sys.stderr.fileno())
     try:
-        train_with(kind, Path(path), overrides, resume=resume)
+        train_with(kind, Path(path), overrides=overrides, resume=resume)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
 

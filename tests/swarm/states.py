@@ -40,7 +40,7 @@ def main(path: str, kind: str, out: str) -> None:
         for what in ("states", "logits", "say"):
             leaves = on_leaves(first)
             if what == "say":
-                value = backbone.log_likelihood(batch, leaves, answers, owner)
+                value = backbone.log_likelihood(batch, leaves, answers=answers, owner=owner)
             else:
                 value = backbone(batch, leaves, reads=what)
             weights = torch.linspace(-1, 1, value.numel()).view_as(value)
@@ -52,7 +52,7 @@ def main(path: str, kind: str, out: str) -> None:
                 leaves.prefix.grad,
                 leaves.offsets.grad,
             )
-        generated = backbone.generate(batch, leaves, Generation(limit=5, beams=1, end=-1))
+        generated = backbone.generate(batch, leaves, how=Generation(limit=5, beams=1, end=-1))
         found["written"] = torch.tensor(generated)
     save_file({name: tensor.contiguous() for name, tensor in found.items()}, Path(out))
 

@@ -64,7 +64,7 @@ def test_a_run_from_start_to_end(request, tmp_path, name, architecture):
         write_rows(tmp_path / "data", task)
     path = tmp_path / "in.yaml"
     path.write_text(yaml.safe_dump(recipe_of(tmp_path, name, model, architecture)))
-    cli.train_with("single", path, None)
+    cli.train_with("single", path, overrides=None)
     result = json.loads((tmp_path / "runs/run/result.json").read_text())
     assert list(result["test"]) == [task.metric, *task.extra_metrics, "loss"]
     assert all(key in METRICS for key in (task.metric, *task.extra_metrics))
@@ -83,7 +83,7 @@ def test_new_rows_are_answered(tmp_path, tiny_t5, name):
     write_rows(tmp_path / "data", task)
     path = tmp_path / "in.yaml"
     path.write_text(yaml.safe_dump(recipe_of(tmp_path, name, tiny_t5, "seq2seq")))
-    cli.train_with("single", path, None)
+    cli.train_with("single", path, overrides=None)
     record = {key: GOLDEN[name][0][key] for key in task.columns}
     [line] = predict(tmp_path / "runs/run", [record])
     kinds = {"classes": ("label", str), "score": ("score", float), "text": ("answer", str)}

@@ -77,7 +77,9 @@ def by_hand(recipe: Recipe, start: dict[str, torch.Tensor]) -> tuple[dict, list[
     """The same training, a sentence at a time through plain transformers; the loss of each step."""
     splits = load_splits(recipe.task, seed=0)
     lm = AutoModelForCausalLM.from_pretrained(recipe.model.path).requires_grad_(False)
-    encode = Encoder(AutoTokenizer.from_pretrained(recipe.model.path), splits.task, recipe.task)
+    encode = Encoder(
+        AutoTokenizer.from_pretrained(recipe.model.path), splits.task, spec=recipe.task
+    )
     rows = encode(splits.train)
     now = {name: tensor.clone().requires_grad_() for name, tensor in start.items()}
     spec = recipe.train
@@ -250,7 +252,7 @@ def test_nan_stops_and_names_the_examples(tmp_path, tiny_llama, monkeypatch, cap
 
     monkeypatch.setattr(CausalBackbone, "__call__", broken)
     with pytest.raises(cli.typer.Exit) as stop:
-        cli.train_with("single", path, None)
+        cli.train_with("single", path, overrides=None)
     assert stop.value.exit_code == 1
     folder = tmp_path / "runs" / "run"
     said = json.loads((folder / "nan_batch.json").read_text())
@@ -261,5 +263,5 @@ def test_nan_stops_and_names_the_examples(tmp_path, tiny_llama, monkeypatch, cap
     assert all(t.isfinite().all() for t in state["method"].values())
 
     monkeypatch.setattr(CausalBackbone, "__call__", call)
-    cli.train_with("single", path, None, resume=True)
+    cli.train_with("single", path, overrides=None, resume=True)
     assert [line["step"] for line in metrics(folder, of="loss")] == [1, 2, 3, 4, 5, 6]

@@ -1,0 +1,75 @@
+"""What the commands do as functions: they raise and return, and find each thing out once."""
+
+from pathlib import Path
+
+import pytest
+from support.runs import result, write_recipe
+
+import accept_llm
+from accept_llm import checks
+from accept_llm.data import sources, splits
+from accept_llm.models import find
+from accept_llm.plan import plan
+from accept_llm.recipe.method import Accept
+from accept_llm.recipe.recipe import load_recipe
+from accept_llm.runs.result import Result, read_result
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_llama: Path) -> Path:
+    return write_recipe(tmp_path, tiny_llama, steps=2)
+
+
+def quiet(text: str) -> None:
+    pass
+
+
+def test_train_returns_what_result_json_says(recipe: Path, capsys) -> None:
+    notes: list[str] = []
+    found = accept_llm.train(recipe, {"name": "one", "train.seed": 3}, notify=notes.append)
+    assert isinstance(found, Result)
+    folder = recipe.parent / "runs/one"
+    assert found == read_result(folder)
+    assert found.model_dump(mode="json") == result(folder)
+    assert (found.seeds["train"], found.engine.kind, found.engine.ranks) == (3, "single", 1)
+    assert notes[-1].endswith("loading the model")
+    again = accept_llm.train(load_recipe(recipe)[0], ["name=two", "train.seed=3"], notify=quiet)
+    assert again.test == found.test
+    assert accept_llm.evaluate(folder, notify=quiet) == pytest.approx(found.test)
+    answers = accept_llm.predict(folder, ["lovely\nlamp", {"review": "cold", "id": "x"}])
+    assert [answer["id"] for answer in answers] == ["1", "x"]
+
+
+def test_a_mistake_is_raised_as_it_is(recipe: Path) -> None:
+    with pytest.raises(accept_llm.RecipeError, match=r"train\.steps: got 0; allowed: at least 1"):
+        accept_llm.train(recipe, {"train.steps": 0})
+    with pytest.raises(accept_llm.RecipeError, match="engine: ddp needs its processes started"):
+        accept_llm.train(recipe, engine="ddp", notify=quiet)
+    with pytest.raises(accept_llm.RecipeError, match="split: got 'dev'; allowed: train, valid"):
+        accept_llm.evaluate(recipe.parent, split="dev")
+    assert not (recipe.parent / "runs").exists()
+    accept_llm.train(recipe, notify=quiet)
+    with pytest.raises(accept_llm.RecipeError, match="no key 'review'"):
+        accept_llm.predict(recipe.parent / "runs/run", [{"text": "a"}])
+
+
+def test_each_thing_is_found_out_once(recipe: Path, monkeypatch) -> None:
+    """One inspection of the model folder, one sizing, one resolution of the task a run."""
+    calls: list[str] = []
+
+    def counting(module, name: str) -> None:
+        real = getattr(module, name)
+
+        def counted(*args, **kwargs):
+            calls.append(name)
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, counted)
+
+    counting(find, "check_folder")
+    counting(find, "check_config")
+    counting(Accept, "shape")
+    for module in (checks, plan, sources, splits):
+        counting(module, "task_from")
+    accept_llm.train(recipe, notify=quiet)
+    assert sorted(calls) == ["check_folder", "shape", "task_from"]

@@ -1,0 +1,96 @@
+"""Files and folders that a kill cannot leave half done, and the folders of the environment."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from accept_llm.errors import RecipeError
+from accept_llm.storage import (
+    atomic_file,
+    atomic_folder,
+    cache_dir,
+    data_dir,
+    model_dir,
+    write_json,
+    write_text,
+)
+
+
+class Torn(Exception):
+    pass
+
+
+def tear_file(path: Path) -> None:
+    with atomic_file(path) as file:
+        file.write(b"half")
+        raise Torn
+
+
+def tear_folder(final: Path) -> None:
+    with atomic_folder(final, replace=True) as draft:
+        (draft / "x").write_text("half")
+        raise Torn
+
+
+def test_a_file_is_whole_or_the_older_one(tmp_path: Path) -> None:
+    path = tmp_path / "below" / "a.txt"
+    write_text(path, "é\n")
+    assert path.read_bytes() == b"\xc3\xa9\n"
+    with pytest.raises(Torn):
+        tear_file(path)
+    assert path.read_text() == "é\n"
+    write_json(path, {"a": 1})
+    assert path.read_text() == '{\n  "a": 1\n}\n'
+    assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_a_folder_is_whole_or_the_older_one(tmp_path: Path) -> None:
+    final = tmp_path / "a"
+    with atomic_folder(final) as draft:
+        (draft / "x").write_text("1")
+        assert not final.exists()
+    with pytest.raises(Torn):
+        tear_folder(final)
+    assert (final / "x").read_text() == "1"
+    with atomic_folder(final) as draft:  # another process was first
+        (draft / "x").write_text("3")
+    assert (final / "x").read_text() == "1"
+    with atomic_folder(final, replace=True) as draft:
+        (draft / "y").write_text("4")
+    assert [p.name for p in final.iterdir()] == ["y"]
+    assert list(tmp_path.iterdir()) == [final]
+
+
+def test_files_of_a_folder_can_be_read_by_whoever_may_read_it(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "a") as draft:
+        (draft / "x").write_text("1")
+        (draft / "x").chmod(0o600)
+    mode, around = ((tmp_path / p).stat().st_mode for p in ("a/x", "a"))
+    assert stat.S_IMODE(mode) == stat.S_IMODE(around) & 0o666
+
+
+def test_the_cache_folder(tmp_path: Path, monkeypatch) -> None:
+    for name in ("ACCEPT_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for platform, below in (("linux", ".cache"), ("darwin", "Library/Caches")):
+        monkeypatch.setattr("sys.platform", platform)
+        assert cache_dir() == tmp_path / below / "accept_llm"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_dir() == tmp_path / "xdg" / "accept_llm"
+    monkeypatch.setenv("ACCEPT_CACHE_DIR", "~/mine")
+    assert cache_dir() == tmp_path / "mine"
+
+
+def test_the_other_folders(tmp_path: Path, monkeypatch) -> None:
+    for name in ("ACCEPT_DATA_DIR", "ACCEPT_MODEL_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    assert (data_dir(), model_dir()) == (None, None)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("ACCEPT_DATA_DIR", "~/data")
+    monkeypatch.setenv("ACCEPT_MODEL_DIR", str(tmp_path))
+    assert (data_dir(), model_dir()) == (tmp_path / "data", tmp_path)
+    monkeypatch.setenv("ACCEPT_MODEL_DIR", str(tmp_path / "gone"))
+    with pytest.raises(RecipeError, match=r"ACCEPT_MODEL_DIR: got .*; allowed: a folder of"):
+        model_dir()
