@@ -177,12 +177,12 @@ class CausalBackbone:
 
 
 Pack = Callable[..., Packing | FlexPacking]
-Laid = tuple[dict[str, Any], Tensor, Tensor]
+LaidOut = tuple[dict[str, Any], Tensor, Tensor]
 """The root's inputs, the position of each token in its example (-1: it has no offset), and the
 place (B,) of each example's first token among the flattened positions."""
 
 
-def lay_padded(batch: Batch, m: int, *, own: Tensor | None = None) -> Laid:
+def lay_padded(batch: Batch, m: int, *, own: Tensor | None = None) -> LaidOut:
     """(B, longest) rows; the padding token is 0, no real token sees it."""
     rows = pad_sequence(batch.tokens.split(batch.lengths.tolist()), batch_first=True)
     longest, device = rows.shape[1], rows.device
@@ -193,7 +193,9 @@ def lay_padded(batch: Batch, m: int, *, own: Tensor | None = None) -> Laid:
     return {"tokens": rows}, positions, first
 
 
-def lay_packed(batch: Batch, m: int, *, own: Tensor | None, packing: Packing | FlexPacking) -> Laid:
+def lay_packed(
+    batch: Batch, m: int, *, own: Tensor | None, packing: Packing | FlexPacking
+) -> LaidOut:
     """One row of all tokens, behind the prompt's m or with a memory of them."""
     device, n = batch.tokens.device, len(batch.tokens)
     starts = batch.lengths.cumsum(0) - batch.lengths

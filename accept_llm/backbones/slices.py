@@ -1,7 +1,7 @@
 """Reads rows of tensors out of safetensors files, straight into memory that is there already.
 
 Nothing is mapped (a mapped page counts as resident memory) and nothing is read twice. It knows
-neither models nor shards; that the files are whole was checked before (model_files.py).
+neither models nor shards; that the files are whole was checked before (models/folder.py).
 """
 
 from collections.abc import Iterator, Sequence, Set
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from accept_llm.errors import RecipeError
-from accept_llm.models.folder import Stored, read_header
+from accept_llm.models.folder import StoredTensor, read_header
 
 CHUNK = 8 << 20  # bytes on the way where a tensor cannot be filled directly
 DTYPES = {
@@ -27,7 +27,7 @@ class Checkpoint:
     """The tensors of some safetensors files; of a name in two of them the later file's counts."""
 
     def __init__(self, files: Sequence[Path]):
-        self._tensors: dict[str, Stored] = {}
+        self._tensors: dict[str, StoredTensor] = {}
         for file in files:
             self._tensors.update(read_header(file))
 
@@ -78,7 +78,7 @@ class Checkpoint:
         return all(x == y for x, y in zip(_pieces(one, a), _pieces(other, b), strict=True))
 
 
-def _dtype(name: str, stored: Stored) -> torch.dtype:
+def _dtype(name: str, stored: StoredTensor) -> torch.dtype:
     if stored.dtype not in DTYPES:
         message = f"model: {stored.file}: {name} has dtype {stored.dtype}"
         raise RecipeError([f"{message}; allowed: {', '.join(DTYPES)}"])
@@ -96,7 +96,7 @@ def _read_into(stream: FileIO, out: Tensor, *, file: Path) -> None:
         left = left[got:]
 
 
-def _pieces(name: str, stored: Stored) -> Iterator[bytes]:
+def _pieces(name: str, stored: StoredTensor) -> Iterator[bytes]:
     """The bytes of a tensor, some at a time."""
     left = prod(stored.shape) * _dtype(name, stored).itemsize
     with stored.file.open("rb") as stream:

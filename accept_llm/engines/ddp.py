@@ -4,6 +4,6 @@ from accept_llm.engines.group import Group
 
 
 class DdpEngine(Group):
-    """Only the gradients of prompt and head travel: one message a step (trainer.py)."""
+    """Only the gradients of method and head travel: one message a step (training/trainer.py)."""
 
     kind = "ddp"

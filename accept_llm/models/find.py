@@ -1,7 +1,7 @@
 """Finds the model that a recipe names, and checks it before any weight is loaded.
 
 `inspect_model` looks only at what is on this machine and needs no torch; `fetch_model` makes
-a model local. What a folder must hold is in model_files.py, GGUF in gguf_convert.py.
+a model local. What a folder must hold is in folder.py, GGUF in gguf.py.
 """
 
 from collections.abc import Callable

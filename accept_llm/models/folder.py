@@ -262,7 +262,7 @@ def _by_number(name: str) -> list[tuple[bool, int, str]]:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """Where a tensor lies."""
 
     file: Path
@@ -272,14 +272,14 @@ class Stored:
     """Of its first byte in the file."""
 
 
-def read_header(file: Path) -> dict[str, Stored]:
+def read_header(file: Path) -> dict[str, StoredTensor]:
     """8 bytes of length, then JSON; the offsets of the tensors count from its end."""
     with file.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         header = json.loads(stream.read(length))
     header.pop("__metadata__", None)
     return {
-        name: Stored(
+        name: StoredTensor(
             file, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
         )
         for name, entry in header.items()

@@ -149,9 +149,9 @@ def estimate(sizes: Sizes, work: Work, *, machine: Machine, placement: Placement
         buffers += _dequantisation(sizes, machine, work=work)
     rows = work.rows(ranks)
     slack = SLACK if cpu and not facts.returns_memory else SLACK_RETURNED
-    kept, block = saved(sizes, work, machine=machine, rows=rows)
-    kept += kept_inside(sizes, work, rows=rows)
-    activations = max(kept + slack * block, evaluation(sizes, work, machine=machine))
+    kept, block = count_saved(sizes, work, machine=machine, rows=rows)
+    kept += count_inside(sizes, work, rows=rows)
+    activations = max(kept + slack * block, estimate_evaluation(sizes, work, machine=machine))
     data = work.lengths.rows * (ROW + ROW_TOKEN * work.lengths.mean)
     process, here = PROCESS + VOCABULARY * sizes.vocab + data, whole / shards
     if cpu:
@@ -169,7 +169,7 @@ def estimate(sizes: Sizes, work: Work, *, machine: Machine, placement: Placement
         buffers=buffers,
         process=process if cpu else CONTEXT,
         host=ranks * host,
-        seconds=work.passes(ranks) * flops(sizes, work, rows=rows) / machine.rate,
+        seconds=work.passes(ranks) * count_flops(sizes, work, rows=rows) / machine.rate,
         traffic=2 * work.passes(ranks) * gathered * (shards - 1) / shards,
     )
 
@@ -200,7 +200,7 @@ def _loading(sizes: Sizes, placement: Placement) -> float:
 # --- activations ------------------------------------------------------------------------
 
 
-def saved(sizes: Sizes, work: Work, *, machine: Machine, rows: int) -> tuple[float, float]:
+def count_saved(sizes: Sizes, work: Work, *, machine: Machine, rows: int) -> tuple[float, float]:
     """Bytes that autograd keeps of a forward pass of `rows` examples, and of one block of it."""
     answers = rows * work.answer
     logits = answers * sizes.vocab * (12 if work.width == 4 else 14)
@@ -218,7 +218,7 @@ def saved(sizes: Sizes, work: Work, *, machine: Machine, rows: int) -> tuple[flo
     return sizes.layers * block + 4 * tokens * sizes.hidden + logits, block
 
 
-def kept_inside(sizes: Sizes, work: Work, *, rows: int) -> float:
+def count_inside(sizes: Sizes, work: Work, *, rows: int) -> float:
     """Bytes that a method inside the model keeps of a forward pass: fp32 copies of its inputs."""
     of_input, of_decoder = work.inside
     if work.packed:
@@ -262,7 +262,7 @@ def _encoder_decoder(sizes: Sizes, work: Work, *, rows: int) -> tuple[float, flo
     return sizes.layers * layer + sizes.decoder_layers * decoder, block
 
 
-def evaluation(sizes: Sizes, work: Work, *, machine: Machine) -> float:
+def estimate_evaluation(sizes: Sizes, work: Work, *, machine: Machine) -> float:
     """Bytes of the longest batch without gradients: what one layer holds at a time, the logits,
     and the keys and values of a model that writes."""
     rows = work.evaluated * (1 if sizes.decoder_layers else work.choices)
@@ -270,7 +270,7 @@ def evaluation(sizes: Sizes, work: Work, *, machine: Machine) -> float:
     lengths = replace(work.lengths, mean=longest, spread=0.0)
     once = replace(work, checkpointing=False, answer=0, lengths=lengths)
     one = replace(sizes, layers=1, decoder_layers=min(1, sizes.decoder_layers))
-    total = saved(one, once, machine=machine, rows=rows)[0]
+    total = count_saved(one, once, machine=machine, rows=rows)[0]
     total += work.evaluated * work.choices * work.answer * sizes.vocab * 12
     length = longest + work.prompt + work.answer
     cached = 2 * sizes.keys * length * (sizes.decoder_layers or sizes.layers) * work.width
@@ -280,7 +280,7 @@ def evaluation(sizes: Sizes, work: Work, *, machine: Machine) -> float:
 # --- time -------------------------------------------------------------------------------
 
 
-def flops(sizes: Sizes, work: Work, *, rows: int) -> float:
+def count_flops(sizes: Sizes, work: Work, *, rows: int) -> float:
     """Multiplications and additions of a pass: the linear layers forward, and once more for the
     gradient of their inputs; attention's own products are left out."""
     answers = rows * work.answer

@@ -29,8 +29,8 @@ class BaseMethod(Spec):
 
     @property
     def tokens(self) -> int:
-        """m: the prepended tokens."""
-        return 0
+        """m: the prepended tokens; of a prompt, its `length`."""
+        return int(getattr(self, "length", 0))
 
     def shape(
         self,
@@ -135,10 +135,6 @@ class Accept(BaseMethod):
     added: Added | None = Added()
     """null leaves SCAP out."""
 
-    @property
-    def tokens(self) -> int:
-        return self.length
-
     @model_validator(mode="after")
     def _affordable(self) -> "Accept":
         if self.length == 0 and self.added is None:
@@ -185,10 +181,6 @@ class Dept(BaseMethod):
     rank: Count | None = None
     """Without it, the largest that the budget allows."""
     init: Init = "vocab"
-
-    @property
-    def tokens(self) -> int:
-        return self.length
 
     @model_validator(mode="after")
     def _affordable(self) -> "Dept":

@@ -22,7 +22,7 @@ _FORMATS: dict[str | None, str] = {None: "none", "bnb-int8": "int8", "bnb-nf4": 
 
 
 @dataclass(frozen=True)
-class Served:
+class ServerEntry:
     """What one server holds of a model: the blocks [start, end)."""
 
     peer: str
@@ -112,7 +112,7 @@ def knock(peers: Sequence[str], timeout: float, *, field: str = "engine.peers") 
     )
 
 
-def find_servers(dht: Any, name: str, *, blocks: int) -> list[Served]:
+def find_servers(dht: Any, name: str, *, blocks: int) -> list[ServerEntry]:
     """The servers of a model, in the order of their blocks."""
     from petals.data_structures import ServerState
     from petals.utils.dht import compute_spans, get_remote_module_infos
@@ -120,7 +120,7 @@ def find_servers(dht: Any, name: str, *, blocks: int) -> list[Served]:
     infos = get_remote_module_infos(dht, [f"{name}.{i}" for i in range(blocks)], latest=True)
     spans = compute_spans(infos, min_state=ServerState.JOINING)
     found = [
-        Served(
+        ServerEntry(
             str(peer),
             span.start,
             span.end,
@@ -147,7 +147,7 @@ def models(dht: Any) -> dict[str, int]:
     }
 
 
-def find_missing(servers: Sequence[Served], blocks: int) -> list[int]:
+def find_missing(servers: Sequence[ServerEntry], blocks: int) -> list[int]:
     """The blocks that no server is ready to compute."""
     present = {i for s in servers if not s.joining for i in range(s.start, s.end)}
     return [i for i in range(blocks) if i not in present]
@@ -164,7 +164,7 @@ def ranges(blocks: Sequence[int]) -> str:
     return ", ".join(f"{start}:{end}" for start, end in parts)
 
 
-def check_servers(dht: Any, name: str, *, info: ModelInfo, spec: ModelSpec) -> list[Served]:
+def check_servers(dht: Any, name: str, *, info: ModelInfo, spec: ModelSpec) -> list[ServerEntry]:
     """The servers of a model under its name in the swarm; RecipeError unless they hold all of its
     blocks, each in the recipe's dtype and quantization."""
     blocks, what = info.layers, info.folder.name
@@ -210,7 +210,7 @@ def short(peer: str) -> str:
     return f"...{peer[-8:]}"
 
 
-def print_status(name: str, blocks: int, *, servers: Sequence[Served]) -> None:
+def print_status(name: str, blocks: int, *, servers: Sequence[ServerEntry]) -> None:
     """A model's servers, for a person to read."""
     gone = find_missing(servers, blocks)
     print(f"{name}: {blocks} blocks, {f'missing {ranges(gone)}' if gone else 'complete'}")

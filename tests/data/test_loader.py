@@ -1,4 +1,4 @@
-"""The loader gives what batches.py says of each step, and has the next step ready."""
+"""The prefetcher gives what the sampler says of each step, and has the next step ready."""
 
 import time
 

@@ -30,7 +30,7 @@ from accept_llm.models.folder import check_folder
 from accept_llm.models.sizes import read_sizes
 from accept_llm.plan import machine as machines
 from accept_llm.plan import memory, plan
-from accept_llm.plan.memory import saved
+from accept_llm.plan.memory import count_saved
 from accept_llm.plan.show import _facts
 from accept_llm.recipe.recipe import load_recipe
 from accept_llm.training.loading import load
@@ -112,7 +112,7 @@ def kept_by_autograd(folder: Path, recipe_file: Path, *overrides: str) -> tuple[
     lengths = made.work.lengths
     exact = type(lengths)(sum(counts) / 8, 0, max(counts), 8, "")
     work = replace(made.work, lengths=exact)
-    return found, saved(made.sizes, work, machine=made.machine, rows=8)[0]
+    return found, count_saved(made.sizes, work, machine=made.machine, rows=8)[0]
 
 
 @pytest.fixture(scope="module")

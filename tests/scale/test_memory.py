@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 MINUTES = 60
 ROOM = 1 << 30  # bytes of disk beside a checkpoint
 STORED = {"bf16": 1.0, "int8": (1 + 2 / 64) / 2}  # of the bf16 bytes; int8's scales are bf16
-# The checkpoint, the ranks, model.weights, and the most resident bytes of a rank.
+# The checkpoint, the ranks, how the weights are held, and the most resident bytes of a rank.
 CASES = [
     ("llama2_7b", 2, "bf16", 1.25 * size_of("llama2_7b") / 2),
     ("llama2_7b", 2, "int8", 6e9),
@@ -68,7 +68,8 @@ def test_ranks_stay_within_their_memory(tmp_path, checkpoint, ranks, weights, li
     for name in "train", "validation", "test":
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = recipe_data(tmp_path, checkpoint, steps=1, batch_size=2, eval_batch_size=1)
-    data["model"] |= {"dtype": "bf16", "weights": weights}
+    quantization = None if weights == "bf16" else weights
+    data["model"] |= {"dtype": "bf16", "quantization": quantization}
     data["method"] = {"kind": "accept"}  # the paper's: 60 tokens, budget 100
     data["head"] = {"kind": "linear" if checkpoint.name == "llama2_7b" else "choice"}
     data["task"]["max_length"] = 64

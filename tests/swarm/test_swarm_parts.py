@@ -20,7 +20,7 @@ from accept_llm.models.tokenizer import old_form
 from accept_llm.recipe.engine import PetalsEngine
 from accept_llm.recipe.recipe import load_recipe
 from accept_llm.swarm import probe
-from accept_llm.swarm.directory import Served, find_missing, knock, ranges
+from accept_llm.swarm.directory import ServerEntry, find_missing, knock, ranges
 from accept_llm.swarm.folder import old_config, petals_folder, swarm_name
 from accept_llm.swarm.server import parse_blocks
 
@@ -138,7 +138,10 @@ def test_requests_of_equal_rows_are_as_many_as_asked_for() -> None:
 
 
 def test_missing_blocks_are_named_as_a_server_takes_them() -> None:
-    servers = [Served("a", 0, 2, None, None, None), Served("b", 3, 4, None, None, None, True)]
+    servers = [
+        ServerEntry("a", 0, 2, None, None, None),
+        ServerEntry("b", 3, 4, None, None, None, True),
+    ]
     assert find_missing(servers, 5) == [2, 3, 4]
     assert ranges([2, 3, 4]) == "2:5"
     assert ranges([0, 2, 3, 7]) == "0:1, 2:4, 7:8"

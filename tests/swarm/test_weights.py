@@ -38,7 +38,7 @@ def test_a_prompt_is_trained_on_int8_servers(
     address = first.address()
     servers.start(own_stories, "3:5", "--peers", address, "--weights", "int8").address()
     data = recipe_data(tmp_path, own_stories, steps=4, eval_every=4)
-    data["model"]["weights"] = "bnb-int8"
+    data["model"]["quantization"] = "bnb-int8"
     recipe = write(data, tmp_path / "recipe.yaml", address)
     ended = client(recipe, "name=swarm", log=tmp_path / "client").wait()
     assert ended.code == 0, ended.err
