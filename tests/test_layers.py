@@ -1,6 +1,7 @@
 """The shape of the code: who imports whom, how long things are, what stands twice."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -275,7 +276,9 @@ def engine_words(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.FunctionDef | ast.ClassDef | ast.alias):
             words = [node.name]
         for word in words:
-            found = [k for k in ENGINE_KINDS if k == word or (k != "single" and k in word.lower())]
+            parts = [part.lower() for part in re.findall(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+", word)]
+            # "single" is a word of its own: only where it stands alone.
+            found = [k for k in ENGINE_KINDS if k == word or (k != "single" and k in parts)]
             if found:
                 yield f"{relative(path)}:{getattr(node, 'lineno', '?')}: {word!r} names {found[0]}"
 

@@ -24,6 +24,7 @@ from accept_llm.data.batches import collate
 from accept_llm.data.sources import task_from
 from accept_llm.data.splits import Splits
 from accept_llm.engines.base import opened_engine
+from accept_llm.engines.facts import ENGINES, LOCAL
 from accept_llm.errors import RecipeError
 from accept_llm.models import sizes
 from accept_llm.models.folder import check_folder
@@ -243,7 +244,7 @@ def planned(path: Path, *args: str) -> dict[str, Any]:
 def test_it_needs_the_config_alone(config_only):
     found = planned(config_only, "--gpus", "2", "--gpu-memory", "24")
     assert found["model"]["parameters"] == pytest.approx(6.738e9, rel=1e-3)
-    assert len(found["rows"]) == 11
+    assert len(found["rows"]) == sum(len(ENGINES[kind].quantizations) for kind in LOCAL)
     assert found["rows"]["single none"]["weights"] == pytest.approx(13.477e9, rel=1e-3)
     assert found["rows"]["fsdp2 int8"]["weights"] < 0.27 * 13.477e9
     assert found["engine"] == "fsdp2"
@@ -305,7 +306,7 @@ def test_the_24_gb_recipes_fit_by_plan(tmp_path, monkeypatch, path):
 
 
 BAD: dict[str, tuple[list[str], tuple[str, ...]]] = {
-    "engine": (["--engine", "fsdp"], ("--engine: got 'fsdp'", "single, ddp, fsdp2, zero3")),
+    "engine": (["--engine", "fsdp"], ("--engine: got 'fsdp'", ", ".join(LOCAL))),
     "weights": (
         ["--engine", "zero3", "model.quantization=int8"],
         ("model.quantization: got 'int8'", "allowed under zero3: null"),

@@ -90,7 +90,8 @@ def test_weights_that_the_servers_do_not_have(
     tmp_path: Path, own_stories: Path, address: str
 ) -> None:
     refused(
-        ask(tmp_path, own_stories, address, "model.quantization=bnb-int8"), "model.quantization: got"
+        ask(tmp_path, own_stories, address, "model.quantization=bnb-int8"),
+        "model.quantization: got",
     )
 
 
