@@ -3,12 +3,13 @@ and its decision: a trainable linear layer, one word per label, the likelihood o
 texts, or a text that the model generates.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import create_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,6 +19,7 @@ from accept_llm.data.batches import Batch, pad_answers
 from accept_llm.data.encoding import Encoded
 from accept_llm.errors import RecipeError
 from accept_llm.methods.base import Composed
+from accept_llm.recipe.budget import STRICT
 from accept_llm.recipe.head import ChoiceHead, GenerateHead, HeadSpec, LabelWordsHead
 from accept_llm.recipe.head import LinearHead as LinearSpec
 from accept_llm.recipe.messages import parse_section
@@ -49,17 +51,10 @@ class Outcome:
     generated: list[list[int]] | None = None
 
 
-class Section(BaseModel):
-    """What an adapter's card holds of a head: the arguments of its class."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 class Head(nn.Module):
     """A loss and an answer for each example of a batch."""
 
     kind: ClassVar[str]
-    section: ClassVar[type[Section]]
     generates: ClassVar[bool] = False
     """Whether the model generates the answer as a text of its own."""
 
@@ -69,19 +64,23 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def arguments(self) -> dict[str, Any]:
-        """The values of `section`, which are also the arguments of the class."""
+        """The arguments that the class was called with, but for `seed`: JSON values, whose types
+        are those of its parameters."""
         raise NotImplementedError
 
     def card(self) -> dict[str, Any]:
         """What an adapter's card must hold so that `from_card` builds the head again."""
-        return {"kind": self.kind, **self.section(**self.arguments()).model_dump()}
+        return {"kind": self.kind, **self.arguments()}
 
     @classmethod
     def from_card(cls, card: Mapping[str, Any], *, where: str = "head.") -> "Head":
         """The head of a card, its values still to be loaded; RecipeError names what is wrong in
         it, each line beginning with `where`."""
-        values = {name: value for name, value in card.items() if name != "kind"}
-        return cls(**parse_section(cls.section, values, where=where).model_dump())
+        given = {name: value for name, value in card.items() if name != "kind"}
+        known = signature(cls).parameters.items()
+        fields: Any = {name: (p.annotation, ...) for name, p in known if name != "seed"}
+        section = create_model(cls.__name__, __config__=STRICT, **fields)
+        return cls(**parse_section(section, given, where=where).model_dump())
 
     def losses(self, backbone: Backbone, batch: Batch, *, prompt: Composed) -> Tensor:
         """(B,), differentiable in the prompt."""
@@ -119,21 +118,14 @@ class _ScoreHead(Head):
         return Outcome(example_losses(scores, batch.labels), scores)
 
 
-class LinearSection(Section):
-    hidden: Count
-    classes: Size
-    bias: bool
-
-
 class LinearHead(_ScoreHead):
     """Logits, or one score, from the state of the last real token; fp32. With an
     encoder-decoder, from the decoder's first state. `classes` is 0 for a score."""
 
     kind = "linear"
-    section = LinearSection
     reads = "states"
 
-    def __init__(self, hidden: int, classes: int, *, bias: bool, seed: int = 0):
+    def __init__(self, hidden: Count, classes: Size, *, bias: bool, seed: int = 0):
         super().__init__()
         self.linear = nn.Linear(hidden, max(classes, 1), bias=bias)
         self.is_score = classes == 0
@@ -156,21 +148,16 @@ class LinearHead(_ScoreHead):
         return out.squeeze(-1) if self.is_score else out
 
 
-class LabelWordsSection(Section):
-    token_ids: list[Size]
-
-
 class LabelWords(_ScoreHead):
     """The next-token logits of one word per label; no parameters of its own."""
 
     kind = "label_words"
-    section = LabelWordsSection
     reads = "logits"
     token_ids: Tensor
 
-    def __init__(self, token_ids: Sequence[int]):
+    def __init__(self, token_ids: list[Size]):
         super().__init__()
-        self.register_buffer("token_ids", torch.tensor(list(token_ids)), persistent=False)
+        self.register_buffer("token_ids", torch.tensor(token_ids), persistent=False)
 
     @classmethod
     def build(cls, spec: LabelWordsHead, setting: Setting) -> "LabelWords":
@@ -196,17 +183,12 @@ class _AnswerHead(Head):
         return len(row.answer)
 
 
-class ChoiceSection(Section):
-    choices: list[list[Size]]
-
-
 class Choice(_AnswerHead):
     """Trains the model to say the label's text, and chooses the most likely one."""
 
     kind = "choice"
-    section = ChoiceSection
 
-    def __init__(self, choices: Sequence[Sequence[int]]):
+    def __init__(self, choices: list[list[Size]]):
         super().__init__()
         self.choices = tuple(tuple(choice) for choice in choices)
 
@@ -236,20 +218,13 @@ class Choice(_AnswerHead):
         return Outcome(-scores.gather(1, batch.labels[:, None])[:, 0], scores)
 
 
-class GenerateSection(Section):
-    max_new_tokens: Count
-    num_beams: Count
-    end: Size
-
-
 class Generate(_AnswerHead):
     """Trains the model to say the gold answer, and lets it generate one."""
 
     kind = "generate"
-    section = GenerateSection
     generates = True
 
-    def __init__(self, *, max_new_tokens: int, num_beams: int, end: int):
+    def __init__(self, *, max_new_tokens: Count, num_beams: Count, end: Size):
         super().__init__()
         self.generation = Generation(max_new_tokens, num_beams, end)
 
@@ -269,7 +244,7 @@ class Generate(_AnswerHead):
         def answer(label: Label) -> tuple[int, ...]:
             text = label[0] if isinstance(label, tuple) else score_text(label)
             ids = answer_ids(tokenizer, text, encoder_decoder=encoder_decoder)
-            return ids[: self.generation.limit]
+            return tuple(ids[: self.generation.limit])
 
         return answer
 

@@ -31,7 +31,7 @@ def label_word_ids(spec: LabelWordsHead, task: Task, *, tokenizer: Any) -> list[
     return ids
 
 
-def answer_ids(tokenizer: Any, text: str, *, encoder_decoder: bool) -> tuple[int, ...]:
+def answer_ids(tokenizer: Any, text: str, *, encoder_decoder: bool) -> list[int]:
     """The tokens that say `text`, and the end of a text: for a decoder that starts with them, or
     for a causal LM that goes on with them after a space."""
     if encoder_decoder:
@@ -39,16 +39,17 @@ def answer_ids(tokenizer: Any, text: str, *, encoder_decoder: bool) -> tuple[int
     else:
         bare = tokenizer("x", add_special_tokens=False)["input_ids"]
         ids = tokenizer(f"x {text.strip()}", add_special_tokens=False)["input_ids"][len(bare) :]
-    return (*ids, tokenizer.eos_token_id)
+    return [*ids, tokenizer.eos_token_id]
 
 
 def label_texts(
     spec: ChoiceHead, task: Task, *, tokenizer: Any, encoder_decoder: bool
-) -> list[tuple[int, ...]]:
+) -> list[list[int]]:
     """The tokens of each label's text; RecipeError for an empty one and for two that are alike."""
     texts = spec.texts(task)
     ids = [answer_ids(tokenizer, text, encoder_decoder=encoder_decoder) for text in texts]
-    if len(set(ids)) < len(ids) or not all(text.strip() for text in texts):
+    alike = len(set(map(tuple, ids))) < len(ids)
+    if alike or not all(text.strip() for text in texts):
         raise RecipeError(
             [f"head.words: got {texts}; allowed: a text for each label, all different"]
         )
