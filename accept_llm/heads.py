@@ -43,8 +43,8 @@ class Setting:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of a batch: `losses` (B,); `scores` (B, classes), (B,), or None where the answers are
-    `generated`, as tokens."""
+    """What a head makes of a batch: `losses` (B,); `scores` (B, classes), (B,), or None
+    where the answers are `generated`, as tokens."""
 
     losses: Tensor
     scores: Tensor | None = None

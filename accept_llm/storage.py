@@ -1,5 +1,5 @@
-"""Where files lie, and how they are written: the folders that the environment names, and files and
-folders that a kill cannot leave half done.
+"""The folders that the environment names, and writing files and folders so that a kill cannot leave
+them half done.
 """
 
 import json

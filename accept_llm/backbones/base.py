@@ -101,7 +101,7 @@ def truncate_at(end: int, tokens: Sequence[int]) -> list[int]:
 
 
 def plain_generation(lm: Any) -> Any:
-    """Takes off the model's own generation settings, which not every way of loading reads."""
+    """Removes the generation settings of the checkpoint, which only some ways of loading read."""
     from transformers import GenerationConfig
 
     lm.generation_config = GenerationConfig()

@@ -116,8 +116,8 @@ class CausalBackbone:
         return {**inputs, "prompt": parts}, first
 
     def _cached_prompt(self, prompt: Composed) -> Memory | None:
-        """Without gradients: the prompt's keys and values, computed once for all the batches that
-        come with this very prompt."""
+        """The prompt's keys and values where no gradient is needed, computed once for all batches that
+        come with this very prompt; None where it must be computed with the batch."""
         prefix = prompt.prefix
         if torch.is_grad_enabled() or self.layout == "padded" or prefix is None:
             return None
@@ -138,8 +138,8 @@ class CausalBackbone:
         return self._memory[1]
 
     def _offsets(self, table: Tensor, positions: Tensor) -> Tensor:
-        """By the token's own position, never its place in the padded or packed row; position -1
-        has none."""
+        """The offset of each token, by its position in its example, never by its place in the
+        padded or packed row; a token of position -1 has none."""
         table = table.to(self.dtype)
         return torch.cat([table, torch.zeros_like(table[:1])])[positions]
 
@@ -214,7 +214,7 @@ def lay_packed(
 
 
 def _no_mask(device: torch.device) -> Tensor:
-    """Of four dimensions, which keeps transformers from making one of T x T."""
+    """A mask (1, 1, 1, 1): given one of four dimensions, transformers makes none of T x T."""
     return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
 
 

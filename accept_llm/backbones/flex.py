@@ -43,8 +43,8 @@ class FlexPacking:
 
 
 def pack_for_flex(lengths: Tensor, prefix: int, *, memory: Memory | None = None) -> FlexPacking:
-    """As packed.pack: examples of `lengths` (B,) behind `prefix` tokens; B = 0 with a memory fills
-    it, and without a prefix reads it."""
+    """The packing of a row, as packed.pack makes it: examples of `lengths` (B,) behind `prefix`
+    tokens; B = 0 with a memory fills the memory, and without a prefix the memory is read."""
     outside = 0
     if memory is not None and not prefix:
         outside = len(next(iter(memory.kept.values()))[0])

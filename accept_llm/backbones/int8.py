@@ -44,7 +44,7 @@ class _Quantised(nn.Module):
 
 
 class Int8Linear(_Quantised):
-    """In place of a frozen nn.Linear."""
+    """A linear layer with 8-bit weights, put in the place of a frozen nn.Linear."""
 
     def __init__(self, like: nn.Linear):
         super().__init__(like.out_features, like.in_features, dtype=like.weight.dtype)
@@ -55,7 +55,7 @@ class Int8Linear(_Quantised):
 
 
 class Int8Embedding(_Quantised):
-    """In place of a frozen nn.Embedding."""
+    """Word embeddings in 8 bits, put in the place of a frozen nn.Embedding."""
 
     def __init__(self, like: nn.Embedding):
         super().__init__(like.num_embeddings, like.embedding_dim, dtype=like.weight.dtype)

@@ -37,7 +37,7 @@ def _forward(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """As F.linear, for a weight and a bias that are frozen."""
+    """F.linear for a frozen weight and bias: only the input has a gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -168,7 +168,7 @@ def _bitsandbytes(quantization: str, dtype: torch.dtype, *, device: torch.device
 
 
 def checkpoint_blocks(lm: Any) -> None:
-    """Lets each block keep only its input for the backward pass, and compute itself again there.
+    """Makes each block keep only its input for the backward pass, and compute its output anew.
 
     transformers' own checkpointing works in training mode only, where T5 would drop out.
     """

@@ -130,7 +130,7 @@ def _attend(
 
 
 def use_packed_attention(lm: Any) -> None:
-    """Lets `lm` take a `packing` in its forward call."""
+    """Gives `lm` the attention that reads a `packing` from its forward call."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 

@@ -60,7 +60,7 @@ class RemoteBackbone:
     def log_likelihood(
         self, batch: Batch, prompt: Composed, *, answers: Tensor, owner: Tensor
     ) -> Tensor:
-        """As CausalBackbone's: behind its own copy of the input, as tokens without offsets."""
+        """Each answer is read behind its own copy of the input, as tokens without offsets."""
         extended, own = with_answers(batch, answers, owner=owner), batch.lengths[owner]
         answer_lengths = (answers != IGNORED).sum(1)
         places = [
@@ -154,7 +154,7 @@ def split_by_cost(costs: Sequence[int], limit: int) -> list[tuple[int, int]]:
 
 
 def rows_of(batch: Batch, rows: Sequence[int]) -> Batch:
-    """Some examples of a batch."""
+    """The batch of some `rows` of a batch."""
     texts, index = batch.tokens.split(batch.lengths.tolist()), list(rows)
     return Batch(
         tuple(batch.ids[i] for i in rows),

@@ -26,13 +26,13 @@ def plain_errors() -> Iterator[None]:
 
 
 def complain(text: str) -> None:
-    """On one rank of each machine: a mistake may be one machine's alone."""
+    """Prints a mistake, on one rank of each machine: it may be one machine's alone."""
     if is_first_here():
         print(f"error: {text}", file=sys.stderr)
 
 
 def notify(text: str) -> None:
-    """On rank 0, at once."""
+    """Prints a line for the user at once, on rank 0 alone."""
     if is_first():
         print(text, flush=True)
 

@@ -13,7 +13,7 @@ from accept_llm.errors import Problems, RecipeError
 
 
 def _remark(text: str) -> None:
-    """Beside what a command prints for programs."""
+    """Prints a note on stderr, since programs read what these commands print."""
     print(text, file=sys.stderr)
 
 

@@ -1,1 +1,1 @@
-"""From rows to batches: reading, splitting, tokenizing, drawing, collating."""
+"""The way from rows to batches: reading, splitting, tokenizing, drawing and collating."""

@@ -54,7 +54,7 @@ def pad_answers(answers: Sequence[Sequence[int]]) -> Tensor:
 def micro_batches(
     rows: Sequence[Encoded], *, rank: int, world_size: int, micro_batch_size: int | None
 ) -> Iterator[tuple[Batch, Tensor]]:
-    """This rank's part of a global batch, as (batch, weight of each example (B,)).
+    """Yields this rank's part of a global batch, as (batch, weight of each example (B,)).
 
     Every rank gets the same number of micro-batches, because each forward pass is a
     collective when weights are sharded. A rank without rows repeats one with weight 0.

@@ -55,7 +55,7 @@ class Encoder:
         self._frame = lru_cache(maxsize=1000)(self._count_frame)
 
     def __call__(self, examples: Sequence[Example]) -> list[Encoded]:
-        """In the order of the examples."""
+        """The encoded examples, in their order."""
         if self.cache is None:
             rows = self._rows(examples)
         else:
@@ -134,7 +134,7 @@ class Encoder:
         return len(self.tokenizer("".join(leads) + self.question)["input_ids"])
 
     def _find_ends(self, text: str) -> list[int]:
-        """Where each token of `text` ends, in characters."""
+        """The character at which each token of `text` ends."""
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return [end for _, end in encoded["offset_mapping"]]
 

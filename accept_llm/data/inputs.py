@@ -97,7 +97,7 @@ def check_new(out: Path | None) -> None:
 
 
 def write_lines(out: Path | None, lines: list[str]) -> None:
-    """To a file, or to standard output."""
+    """Writes lines to a file, or to standard output."""
     text = "".join(line + "\n" for line in lines)
     if out is None:
         sys.stdout.write(text)

@@ -47,7 +47,7 @@ def _examples(task: Task, rows: Sequence[Mapping[str, Any]], *, split: str, wher
 
 @dataclass(frozen=True)
 class _File:
-    """Where the rows of a split are, and the recipe's keys that say so."""
+    """A file of rows, and the recipe's keys that name it and its columns."""
 
     path: Path
     field: str

@@ -56,7 +56,7 @@ def load_splits(spec: TaskSpec, *, seed: int, task: Task | None = None) -> Split
 
 
 def _read_all(read: Reader, *names: str) -> list[Examples]:
-    """Several splits; the problems of all of them in one RecipeError."""
+    """Reads several splits; the problems of all of them are one RecipeError."""
     found, problems = [], []
     for name in names:
         try:

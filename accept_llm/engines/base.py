@@ -16,7 +16,8 @@ from accept_llm.recipe.model import ModelSpec
 
 
 class Engine(Protocol):
-    """Where a run happens. Rank 0 writes files and talks to the user."""
+    """An engine holds the frozen weights and joins the ranks of a run. Rank 0 writes files and
+    talks to the user."""
 
     kind: str
     rank: int

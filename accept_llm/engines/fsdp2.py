@@ -106,7 +106,7 @@ class OneBuffer:
 
 
 def _give_freed_memory_back() -> None:
-    """Lets glibc map every block of 128 kB or more by itself, as it does at first.
+    """Tells glibc to map every block of 128 kB or more by itself, as it does at first.
 
     By default that limit grows with the blocks that are freed, up to 32 MB. Activations then lie
     in the heap, which stays resident after the backward pass (0.3 GB with T5-XXL's widths).

@@ -1,4 +1,4 @@
-"""Several processes as one: what every engine with more than one rank shares.
+"""The process group that every engine with more than one rank shares.
 
 `accelerate launch` (or torchrun) only starts the processes; what they do together is torch's own
 process group, gloo on CPUs and NCCL on GPUs.

@@ -1,4 +1,4 @@
-"""Where prompts start: word embeddings of common tokens, or draws."""
+"""The first values of prompts: word embeddings of common tokens, or draws."""
 
 import torch
 from torch import Tensor

@@ -263,7 +263,7 @@ def _by_number(name: str) -> list[tuple[bool, int, str]]:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies."""
+    """The place of a tensor: its file, and where in it the tensor begins."""
 
     file: Path
     dtype: str

@@ -58,7 +58,7 @@ def check_gguf(path: Path) -> GgufHeader:
 
 
 def converted_folder(gguf: Path, cache: Path) -> Path:
-    """Where the bf16 folder of this very file is, or will be."""
+    """The folder of this very file in bf16, whether it is made already or not."""
     stat = gguf.stat()
     key = f"{_FORMAT} {gguf.name} {stat.st_size} {stat.st_mtime_ns}"
     return cache / "gguf" / f"{gguf.stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"

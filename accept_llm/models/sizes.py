@@ -127,8 +127,8 @@ class Sizes:
 
 
 def read_sizes(config: Mapping[str, Any]) -> Sizes:
-    """From a config as transformers writes it; RecipeError where a size is missing, and for a
-    family whose matrices are not known here."""
+    """The sizes in a config as transformers writes it; RecipeError where a size is missing, and
+    for a family whose matrices are not known here."""
     model_type = config.get("model_type")
     if model_type == "t5":
         return _t5(config)

@@ -27,7 +27,7 @@ class Lengths:
     """How it is known."""
 
     def tokens(self, rows: int) -> int:
-        """Of the longest batch of `rows` examples that is to be expected in some hundred."""
+        """The tokens of the longest of some hundred batches of `rows` examples."""
         return round(min(rows * self.mean + 2.7 * self.spread * rows**0.5, rows * self.longest))
 
 

@@ -24,7 +24,7 @@ def find_launched() -> Machine:
 
 
 def find_machine(gpus: int | None, gpu_memory: float | None, *, rate: float | None) -> Machine:
-    """This machine, or the GPUs that were named."""
+    """Finds out what this machine has, or takes the GPUs that were named."""
     found = [] if wants_cpu() or gpu_memory else _gpus_here()
     if gpu_memory or found:
         memory = gpu_memory or min(found)

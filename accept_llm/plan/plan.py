@@ -125,7 +125,7 @@ class Subject:
 
 
 def _look_up(recipe: Recipe, task: Task, *, rows: tuple[list[Example], int]) -> Subject:
-    """Of a recipe alone: its model may be known by its config only."""
+    """The subject of a recipe alone, whose model may be known by its config only."""
     config, folder = read_config(recipe.model)
     sizes, model_type = read_sizes(config), str(config.get("model_type"))
     shape = recipe.method.shape(
@@ -138,7 +138,7 @@ def _look_up(recipe: Recipe, task: Task, *, rows: tuple[list[Example], int]) -> 
 
 
 def _known(prepared: Prepared) -> Subject:
-    """Of a recipe whose rows are read, and whose model is looked at if it is here."""
+    """The subject of a recipe whose rows are read, and whose model was looked at if it is here."""
     recipe, task, train = prepared.recipe, prepared.task, prepared.rows.train
     rows = train[:SAMPLE], len(train)
     if prepared.model is None or prepared.shape is None:
@@ -223,7 +223,7 @@ def _disk(folder: Path | None, sizes: Sizes, *, work: Work) -> float:
 
 
 def _place(recipe: Recipe, engine: str, *, quantization: Quantization | None) -> Placement:
-    """With the options of the recipe's engine, where it is this one."""
+    """How an engine holds the weights, with the options of the recipe's section for it."""
     spec = recipe.engine if recipe.engine and recipe.engine.kind == engine else None
     return Placement(
         engine,

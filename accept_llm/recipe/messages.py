@@ -79,7 +79,7 @@ def _at(data: Any, path: Sequence[str]) -> Any:
 def drop_foreign_keys(
     data: dict[str, Any], path: Sequence[str], *, root: type[BaseModel]
 ) -> list[str]:
-    """After `kind` changed at `path`: removes the keys of the old kind; says which."""
+    """Removes the keys of the old kind after `kind` changed at `path`; a line for each."""
     node = _at(data, path)
     cls = _chosen(_classes_at(root, path, data=data), node)
     if cls is None:

@@ -192,8 +192,8 @@ def _translate(data: dict[str, Any], path: Path) -> tuple[dict[str, Any], list[s
 
 
 def _drop_groups(data: dict[str, Any], before: Mapping[str, float]) -> list[str]:
-    """Takes out of train.lr and train.weight_decay the groups of the method `before` that the
-    method of today has not; a line for each."""
+    """Removes from train.lr and train.weight_decay the groups of the method before a change that
+    the new method has not; a line for each."""
     now, train = _groups_of(data.get("method")), data.get("train")
     lines: list[str] = []
     if now is None or not isinstance(train, dict):

@@ -1,4 +1,4 @@
-"""Lets Petals 2.2 run with hivemind 1.1.12, which has moved names out of its top level.
+"""Makes Petals 2.2 run with hivemind 1.1.12, which has moved names out of its top level.
 
 Petals asks for hivemind 1.1.10.post2; 1.1.12 is the only one whose wheel carries the p2p daemon.
 Nothing else is changed, and nothing that is there is replaced.

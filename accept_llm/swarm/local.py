@@ -54,16 +54,16 @@ class LocalServer:
 
     @property
     def peer(self) -> str:
-        """Its id in the swarm."""
+        """The server's id in the swarm."""
         return self.address().rsplit("/", 1)[1]
 
     def kill(self) -> None:
-        """With -9, as a machine that is switched off."""
+        """Kills the server with -9, as a machine that is switched off."""
         self.process.kill()
         self.process.wait()
 
     def stop(self, timeout: float = 30.0) -> None:
-        """Lets it say goodbye to its swarm."""
+        """Ends the server so that it leaves its swarm first."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:

@@ -84,7 +84,7 @@ def serve(info: ModelInfo, asked: Serve, *, notify: Notify) -> None:
 
 
 def _announce(server: Any, what: str, *, notify: Notify) -> None:
-    """Once its blocks are there: a line that scripts wait for, and the address."""
+    """Prints a line that scripts wait for, and the address, once the server has its blocks."""
     while server.module_container is None or not server.module_container.ready.wait(0.2):
         if server.stop.wait(0.1):
             return
@@ -195,7 +195,7 @@ def _address(dht: Any) -> str:
 
 
 def _weight_bytes(server: Any) -> int:
-    """Of the blocks' parameters, with what quantised ones need beside them."""
+    """Bytes of the blocks' parameters, with what quantised ones need beside them."""
     total = 0
     for backend in server.module_container.module_backends.values():
         for parameter in backend.module.parameters():

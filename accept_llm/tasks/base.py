@@ -123,7 +123,7 @@ class Task:
 
     @property
     def kept(self) -> tuple[bool, ...]:
-        """For each part of a row, in order, whether its column is in `keep`."""
+        """Whether each part of a row, in order, is of a column in `keep`."""
         return tuple(column in self.keep for column in self.shown)
 
     def parts(self, record: Record) -> Parts:

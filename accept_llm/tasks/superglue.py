@@ -14,7 +14,7 @@ _TAG = re.compile(r"</?[bi]>")
 
 
 def multirc_parts(task: Task, record: Record) -> Parts:
-    """As `text_parts`, without the paragraph's markup."""
+    """The parts as `text_parts` has them, without the paragraph's markup."""
     paragraph = text_of(record, "paragraph")
     if "<" in paragraph:
         paragraph = _TAG.sub("", _BREAK.sub(" ", paragraph))
@@ -22,7 +22,7 @@ def multirc_parts(task: Task, record: Record) -> Parts:
 
 
 def record_parts(task: Task, record: Record) -> Parts:
-    """As `text_parts`; the entities are in a line, and the passage's highlights are sentences."""
+    """The parts as `text_parts` has them; entities are one line, and highlights are sentences."""
     entities = record.get("entities")
     if not isinstance(entities, list) or not all(isinstance(name, str) for name in entities):
         raise ValueError(f"entities: got {reprlib.repr(entities)}; allowed: a list of texts")
@@ -53,7 +53,7 @@ def wsc_parts(task: Task, record: Record) -> Parts:
 
 
 def span_of(record: Record, span: str) -> tuple[int, int]:
-    """Where a span of a WSC row is in its text: first character and end.
+    """The place of a WSC row's span in its text: first character and end.
 
     <span>_index counts words from 0. Some rows spell the span otherwise than the text does, or
     count otherwise: it is the words of <span>_text, but for case and punctuation, that are

@@ -41,7 +41,7 @@ class Stopped(RuntimeError):
 
 @dataclass(frozen=True)
 class Output:
-    """Where the adapter and the state of a run go, and what the adapter says of itself."""
+    """The folder of a run's adapter and state, and the adapter's card."""
 
     folder: Path
     card: Card
@@ -117,7 +117,7 @@ class Trainer:
     # --- one step -----------------------------------------------------------------------
 
     def _backward(self, step: StepBatches) -> Tensor:
-        """This rank's part of a global batch: gradients of the mean loss over all targets.
+        """Adds this rank's part of a batch to the gradients of the mean loss over all targets.
 
         Gives (3,): the rank's part of the loss, its tokens and the positions computed for them.
         """
@@ -206,7 +206,7 @@ class Trainer:
             self._save()
 
     def _report_padding(self, epoch: int) -> None:
-        """Once an epoch, and for what there was of the last one; `epoch` epochs are complete."""
+        """Logs the share of padding when an epoch, or the run, is over; `epoch` are complete."""
         if epoch > self.padding.epoch or self.step == self.spec.steps:
             self.log.epoch(self.step, self.padding.epoch, padding=self.padding.share)
             self.padding = Padding(epoch)
