@@ -116,8 +116,8 @@ class CausalBackbone:
         return {**inputs, "prompt": parts}, first
 
     def _cached_prompt(self, prompt: Composed) -> Memory | None:
-        """The prompt's keys and values where no gradient is needed, computed once for all batches that
-        come with this very prompt; None where it must be computed with the batch."""
+        """The prompt's keys and values where no gradient is needed, computed once for all batches
+        that come with this very prompt; None where it must be computed with the batch."""
         prefix = prompt.prefix
         if torch.is_grad_enabled() or self.layout == "padded" or prefix is None:
             return None
