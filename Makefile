@@ -46,7 +46,7 @@ $(DEV): $(RUNTIME)
 venv: $(DEV)  ## create .venv with everything the tests and checks need
 
 # Not by pip's resolver: requirements-petals.txt says why.
-$(PETALS): requirements-petals.txt
+$(PETALS): requirements-petals.txt pyproject.toml
 	test -x $(PETALS_BIN)/pip || $(PYTHON) -m venv $(PETALS_VENV)
 	$(PETALS_BIN)/pip install -q $(TORCH)
 	$(PETALS_BIN)/pip install -q --no-deps -r requirements-petals.txt

@@ -71,8 +71,8 @@ def train(
 def prepare(
     recipe: Recipe, engine: str, *, resume: bool = False, force: bool = False, notify: Notify
 ) -> Prepared:
-    """Checks everything that can be checked before a weight is loaded; RecipeError with every
-    problem."""
+    """Checks everything that can be checked before a weight is loaded, and fetches a model that is
+    not on this machine; RecipeError with every problem."""
     prepared = prepare_training(recipe, engine, resume=resume)
     facts = facts_of(engine)
     # The launcher's own process does not know the number of ranks yet.
@@ -81,6 +81,9 @@ def prepare(
         unknown = check_memory(prepared, engine)
         if unknown:
             notify(f"note: {unknown}")
+    if prepared.model is None and not facts.has_ranks and "RANK" not in os.environ:
+        # One that cannot be had shows before torch is loaded.
+        prepared = prepared.with_model(fetch_model(recipe.model))
     return prepared
 
 
@@ -90,9 +93,6 @@ def run(prepared: Prepared, engine: str, *, resume: bool = False, notify: Notify
     if resume and not recipe.run_dir.exists():
         notify(f"note: there is no {recipe.run_dir} to resume; the run starts at step 0")
     notify(f"{recipe.name}: {prepared.rows.summary}; loading the model")
-    if prepared.model is None and "RANK" not in os.environ:
-        # One that cannot be had shows before torch is loaded.
-        prepared = prepared.with_model(fetch_model(recipe.model))
     from accept_llm.training.run import train as train_prepared
 
     return train_prepared(prepared, engine_kind=engine, resume=resume, notify=notify)
