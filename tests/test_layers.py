@@ -159,6 +159,7 @@ def test_import_is_light(module: str) -> None:
 @pytest.mark.parametrize(
     "module",
     [
+        "api",
         "cli.main",
         "plan.plan",
         "checks",

@@ -18,7 +18,7 @@ from accept_llm.errors import did_you_mean
 from accept_llm.recipe.budget import LinearSize
 
 CONFIG = "config.json"
-SINGLE = "model.safetensors"
+WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
 
@@ -180,21 +180,21 @@ def _positive(config: dict[str, Any], names: Sequence[str]) -> int | None:
 
 def weight_files(folder: Path) -> tuple[tuple[Path, ...], list[str]]:
     """The safetensors files of a folder, found as transformers finds them, and what is wrong."""
-    if (folder / SINGLE).is_file():
-        return (folder / SINGLE,), []
+    if (folder / WHOLE).is_file():
+        return (folder / WHOLE,), []
     if (folder / INDEX).is_file():
         return _indexed_files(folder)
     others = sorted(path.name for path in folder.glob("*.safetensors"))
     if others:
         return (), [
-            f"{folder} has {', '.join(others[:3])} but neither {SINGLE} nor {INDEX}; needed: one"
+            f"{folder} has {', '.join(others[:3])} but neither {WHOLE} nor {INDEX}; needed: one"
         ]
     if any(folder.glob("pytorch_model*.bin")):
         return (), [
             f"{folder} has weights only as pytorch_model.bin; needed: safetensors (load it with "
             "transformers and save_pretrained once)"
         ]
-    return (), [f"{folder} has no weights; needed: {SINGLE}, or several files with {INDEX}"]
+    return (), [f"{folder} has no weights; needed: {WHOLE}, or several files with {INDEX}"]
 
 
 def _indexed_files(folder: Path) -> tuple[tuple[Path, ...], list[str]]:

@@ -16,7 +16,7 @@ from accept_llm.models.sizes import Sizes, read_sizes
 from accept_llm.plan.lengths import SAMPLE, count_tokens, measure
 from accept_llm.plan.machine import find_launched, find_machine
 from accept_llm.plan.memory import Estimate, Machine, Placement, Work, estimate
-from accept_llm.recipe.budget import Shape
+from accept_llm.recipe.budget import LinearSize, Shape
 from accept_llm.recipe.model import Quantization
 from accept_llm.recipe.recipe import Recipe
 from accept_llm.tasks.base import Example, Task, score_text
@@ -128,11 +128,18 @@ def _look_up(recipe: Recipe, task: Task, *, rows: tuple[list[Example], int]) -> 
     """The subject of a recipe alone, whose model may be known by its config only."""
     config, folder = read_config(recipe.model)
     sizes, model_type = read_sizes(config), str(config.get("model_type"))
+    linears: tuple[LinearSize, ...] = ()
+    if recipe.method.is_inside:
+        linears = find_linears(folder) or sizes.linear_layers(model_type)
+        if not linears:
+            got = f"method.kind: got {recipe.method.kind!r}, which is inside the model's layers"
+            todo = f"allowed for {model_type!r} where its weights are: their names are not known"
+            raise RecipeError([f"{got}; {todo}"])
     shape = recipe.method.shape(
         hidden=sizes.hidden,
         positions=recipe.task.max_length,
         model_type=model_type,
-        linears=find_linears(folder) or sizes.linear_layers(model_type),
+        linears=linears,
     )
     return Subject(recipe, task, sizes, shape, folder, *rows)
 

@@ -226,13 +226,27 @@ def test_evaluate_predict_and_plan(recipe):
     assert accept_llm.evaluate(folder) == pytest.approx(result(folder)["test"], rel=1e-6)
     answers = accept_llm.predict(folder, ["lovely warm lamp", {"review": "cold soup"}])
     assert [set(answer) for answer in answers] == [{"id", "label", "probabilities"}] * 2
-    planned = make_plan(accept_llm_recipe(folder))
+    planned = make_plan(recipe_of_run(folder))
     assert planned.work.trained == result(folder)["trainable"]["total"]
     card = json.loads((folder / "prompt/prompt.json").read_text())
     assert (card["method"]["kind"], card["method"]["rank"]) == ("lora", 4)
 
 
-def accept_llm_recipe(folder: Path):
+def test_a_plan_by_the_config_alone(tmp_path, tiny_llama):
+    """The layers of a family whose names are known, and a refusal for the others."""
+    data = recipe_data(tmp_path, tmp_path)
+    data["method"], data["train"]["lr"] = {"kind": "lora", "rank": 4}, 1e-3
+    config = json.loads((tiny_llama / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    trained = make_plan(parse_recipe(data)).work.trained
+    layers = 2 * 4 * ((64 + 64) + (64 + 32))  # of two blocks: q and v, which has half the heads
+    assert trained == layers + 2 * 64
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "opt"}))
+    with pytest.raises(RecipeError, match=r"got .lora., which is inside .* allowed for .opt. where"):
+        make_plan(parse_recipe(data))
+
+
+def recipe_of_run(folder: Path):
     from accept_llm.runs.folder import read_run
 
     return read_run(folder)[0]
