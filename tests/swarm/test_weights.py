@@ -42,7 +42,7 @@ def test_a_prompt_is_trained_on_int8_servers(
     recipe = write(data, tmp_path / "recipe.yaml", address)
     ended = client(recipe, "name=swarm", log=tmp_path / "client").wait()
     assert ended.code == 0, ended.err
-    single = alone(recipe, "name=single", "model.quantization=bf16", log=tmp_path / "alone").wait()
+    single = alone(recipe, "name=single", "model.quantization=null", log=tmp_path / "alone").wait()
     assert single.code == 0, single.err
     runs = tmp_path / "runs"
     assert losses(runs / "swarm") == pytest.approx(losses(runs / "single"), abs=0.1)
