@@ -1,8 +1,5 @@
-"""Starts the processes of a sharded run where `accelerate launch` does not.
-
-On GPUs accelerate starts one process a rank and sets RANK. On a CPU (`--cpu`), and for one
-process a machine, it starts a single one and sets no RANK (accelerate 1.15, `simple_launcher`);
-the counts are then only in its own command line. Knows nothing of recipes or engines.
+"""This process among the ranks of its run, as the environment that its launcher set says, and the
+signal it gets when its parent dies.
 """
 
 import ctypes

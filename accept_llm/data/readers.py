@@ -1,6 +1,6 @@
-"""Tasks whose rows are files: the packaged quick-start set and a user's own.
+"""Reads the rows of CSV, TSV, JSON, JSONL and Parquet files: the quick-start set and a user's own.
 
-Reads CSV, TSV, JSON, JSONL and Parquet without `datasets`, so that a mistake shows at once.
+It does so without `datasets`, so that a mistake shows at once.
 """
 
 import json

@@ -1,5 +1,5 @@
-"""What a run leaves behind while and after it runs: metrics.jsonl, progress for the eye,
-TensorBoard events, and result.json.
+"""What a run leaves behind while and after it runs: metrics.jsonl, progress for the eye and
+TensorBoard events.
 """
 
 import json
