@@ -1,4 +1,5 @@
-"""What the commands do, as functions: they raise and return, and print nothing of their own.
+"""What the commands do, as functions: they raise and return. What there is to tell meanwhile goes
+to `notify`, which shows nothing unless it is given: `notify=print`.
 
 Each checks what it can before torch is loaded. RecipeError names everything that is wrong with what
 was asked for; TrainingError and BackboneError say that a run cannot go on.
@@ -6,7 +7,7 @@ was asked for; TrainingError and BackboneError say that a run cannot go on.
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from accept_llm.checks import Prepared, prepare_evaluation, prepare_training
 from accept_llm.data.inputs import make_inputs
 from accept_llm.engines.check import on_swarm
 from accept_llm.engines.facts import ALONE, facts_of
-from accept_llm.errors import RecipeError
+from accept_llm.errors import Notify, RecipeError, silent
 from accept_llm.models.find import fetch_model
 from accept_llm.plan.plan import check_memory
 from accept_llm.ranks import is_first_here
@@ -25,7 +26,6 @@ from accept_llm.runs.folder import ADAPTER, read_run
 from accept_llm.runs.result import Result
 from accept_llm.tasks.base import Example
 
-Notify = Callable[[str], None]
 Overrides = Mapping[str, Any] | Sequence[str]
 SPLITS = ("train", "validation", "test")
 
@@ -33,7 +33,7 @@ SPLITS = ("train", "validation", "test")
 def _texts(overrides: Overrides) -> list[str]:
     """{"train.seed": 1} as the command line has it: train.seed=1."""
     if isinstance(overrides, Mapping):
-        return [f"{path}={json.dumps(value)}" for path, value in overrides.items()]
+        return [f"{path}={json.dumps(value, default=str)}" for path, value in overrides.items()]
     return list(overrides)
 
 
@@ -47,7 +47,7 @@ def train(
     engine: str = ALONE,
     resume: bool = False,
     force: bool = False,
-    notify: Notify = print,
+    notify: Notify = silent,
 ) -> Result:
     """Trains a recipe, or one with changes, and writes its run folder; gives its result.
 
@@ -87,15 +87,23 @@ def prepare(
     return prepared
 
 
-def run(prepared: Prepared, engine: str, *, resume: bool = False, notify: Notify = print) -> Result:
-    """Trains what was prepared, in this process or as one of the ranks."""
+def run(
+    prepared: Prepared,
+    engine: str,
+    *,
+    resume: bool = False,
+    notify: Notify = silent,
+    bar: bool = False,
+) -> Result:
+    """Trains what was prepared, in this process or as one of the ranks; `bar` shows a progress bar
+    on a terminal."""
     recipe = prepared.recipe
     if resume and not recipe.run_dir.exists():
         notify(f"note: there is no {recipe.run_dir} to resume; the run starts at step 0")
     notify(f"{recipe.name}: {prepared.rows.summary}; loading the model")
     from accept_llm.training.run import train as train_prepared
 
-    return train_prepared(prepared, engine_kind=engine, resume=resume, notify=notify)
+    return train_prepared(prepared, engine_kind=engine, resume=resume, notify=notify, bar=bar)
 
 
 # --- after training ---------------------------------------------------------------------
@@ -107,7 +115,7 @@ def evaluate(
     *,
     split: str = "test",
     peers: Sequence[str] | None = None,
-    notify: Notify = print,
+    notify: Notify = silent,
 ) -> dict[str, float]:
     """Scores the adapter of a run folder on a split of its task; here, or on a swarm (`peers`)."""
     prepared, engine = prepare_run(run_folder, overrides, split=split, peers=peers, notify=notify)
@@ -119,7 +127,7 @@ def predict(
     inputs: Sequence[str | Mapping[str, Any]],
     *,
     peers: Sequence[str] | None = None,
-    notify: Notify = print,
+    notify: Notify = silent,
 ) -> list[dict[str, Any]]:
     """Answers for new inputs, each a text (a task of one column) or a mapping of its columns: an
     id, and a label with probabilities, a score or a text."""
@@ -133,7 +141,7 @@ def prepare_run(
     *,
     split: str | None,
     peers: Sequence[str] | None = None,
-    notify: Notify = print,
+    notify: Notify = silent,
 ) -> tuple[Prepared, str]:
     """Checks a run folder, its adapter and its model before a weight is loaded, and reads the rows
     where a `split` of them is wanted; with the engine that computes it."""
@@ -147,7 +155,7 @@ def prepare_run(
 
 
 def score_split(
-    prepared: Prepared, engine: str, *, split: str, notify: Notify = print
+    prepared: Prepared, engine: str, *, split: str, notify: Notify = silent
 ) -> dict[str, float]:
     """The scores of a prepared run's adapter."""
     from accept_llm.training.evaluate import score
@@ -158,7 +166,7 @@ def score_split(
 
 
 def answer(
-    prepared: Prepared, engine: str, *, examples: Sequence[Example], notify: Notify = print
+    prepared: Prepared, engine: str, *, examples: Sequence[Example], notify: Notify = silent
 ) -> list[dict[str, Any]]:
     """The answers of a prepared run's adapter to some examples."""
     from accept_llm.training.evaluate import as_json

@@ -5,9 +5,16 @@ Each line has the field's path, what was given, what is allowed, and "did you me
 
 import difflib
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+Notify = Callable[[str], None]
+"""Takes a line that tells a user what goes on: `print`, or what a command shows it with."""
+
+
+def silent(text: str) -> None:
+    """A Notify that shows nothing."""
 
 
 class RecipeError(ValueError):

@@ -13,6 +13,11 @@ def wants_cpu() -> bool:
     return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
 
 
+def world_size() -> int:
+    """How many ranks the launcher started: 1 where there is none."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def is_first() -> bool:
     """Whether this process is rank 0, or the only one."""
     return os.environ.get("RANK", "0") == "0"

@@ -93,9 +93,12 @@ def atomic_file(final: Path) -> Iterator[IO[bytes]]:
 @contextmanager
 def atomic_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder to fill. It becomes `final` once its files are on the disk. Where `final` is there
-    already, `replace` puts the new one in its place; without it the older one stays, as that of
-    another process that was first."""
+    already, `replace` puts the new one in its place (a kill between the two leaves the older one
+    beside it, which the next call puts back); without it the older one stays, as that of another
+    process that was first."""
     draft = _draft_of(final)
+    if replace:
+        _put_back(final)
     draft.mkdir()
     try:
         yield draft
@@ -105,15 +108,28 @@ def atomic_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
                 path.chmod(readable)
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
+        _sync_folder(draft)
         _put_folder(draft, final, replace=replace)
         _sync_folder(final.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def _older(final: Path) -> Path:
+    return final.with_name(f".{final.name}.old")
+
+
+def _put_back(final: Path) -> None:
+    """Ends what a kill interrupted while `final` was replaced."""
+    old = _older(final)
+    if not final.exists() and old.is_dir():
+        old.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def _put_folder(draft: Path, final: Path, *, replace: bool) -> None:
     if replace and final.exists():
-        old = _draft_of(final)
+        old = _older(final)
         final.rename(old)
         draft.rename(final)
         shutil.rmtree(old, ignore_errors=True)

@@ -20,10 +20,6 @@ def recipe(tmp_path: Path, tiny_llama: Path) -> Path:
     return write_recipe(tmp_path, tiny_llama, steps=2)
 
 
-def quiet(text: str) -> None:
-    pass
-
-
 def test_train_returns_what_result_json_says(recipe: Path, capsys) -> None:
     notes: list[str] = []
     found = accept_llm.train(recipe, {"name": "one", "train.seed": 3}, notify=notes.append)
@@ -32,11 +28,14 @@ def test_train_returns_what_result_json_says(recipe: Path, capsys) -> None:
     assert found == read_result(folder)
     assert found.model_dump(mode="json") == result(folder)
     assert (found.seeds["train"], found.engine.kind, found.engine.ranks) == (3, "single", 1)
-    assert notes[-1].endswith("loading the model")
-    again = accept_llm.train(load_recipe(recipe)[0], ["name=two", "train.seed=3"], notify=quiet)
+    assert notes[0].endswith("loading the model")
+    changes = {"name": "two", "train.seed": 3, "output_dir": recipe.parent / "again"}
+    again = accept_llm.train(load_recipe(recipe)[0], changes)
     assert again.test == found.test
-    assert accept_llm.evaluate(folder, notify=quiet) == pytest.approx(found.test)
+    assert accept_llm.evaluate(folder) == pytest.approx(found.test)
     answers = accept_llm.predict(folder, ["lovely\nlamp", {"review": "cold", "id": "x"}])
+    assert not capsys.readouterr().out  # transformers shows its bars on stderr
+    assert any(line.startswith("step 2/2  validation: ") for line in notes)
     assert [answer["id"] for answer in answers] == ["1", "x"]
 
 
@@ -44,11 +43,11 @@ def test_a_mistake_is_raised_as_it_is(recipe: Path) -> None:
     with pytest.raises(accept_llm.RecipeError, match=r"train\.steps: got 0; allowed: at least 1"):
         accept_llm.train(recipe, {"train.steps": 0})
     with pytest.raises(accept_llm.RecipeError, match="engine: ddp needs its processes started"):
-        accept_llm.train(recipe, engine="ddp", notify=quiet)
+        accept_llm.train(recipe, engine="ddp")
     with pytest.raises(accept_llm.RecipeError, match="split: got 'dev'; allowed: train, valid"):
         accept_llm.evaluate(recipe.parent, split="dev")
     assert not (recipe.parent / "runs").exists()
-    accept_llm.train(recipe, notify=quiet)
+    accept_llm.train(recipe)
     with pytest.raises(accept_llm.RecipeError, match="no key 'review'"):
         accept_llm.predict(recipe.parent / "runs/run", [{"text": "a"}])
 
@@ -71,5 +70,5 @@ def test_each_thing_is_found_out_once(recipe: Path, monkeypatch) -> None:
     counting(Accept, "shape")
     for module in (checks, plan, sources, splits):
         counting(module, "task_from")
-    accept_llm.train(recipe, notify=quiet)
+    accept_llm.train(recipe)
     assert sorted(calls) == ["check_folder", "shape", "task_from"]

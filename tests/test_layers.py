@@ -204,6 +204,7 @@ def test_no_long_file() -> None:
 
 # --- parameters -------------------------------------------------------------------------
 
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 MOST_PARAMETERS, MOST_POSITIONAL = 6, 2
 # Their callers are libraries, which give what they give by position.
 PRESCRIBED = {
@@ -216,13 +217,13 @@ PRESCRIBED = {
 }
 
 
-def functions(path: Path) -> Iterator[tuple[str, bool, ast.FunctionDef]]:
+def functions(path: Path) -> Iterator[tuple[str, bool, Function]]:
     """Every function of a file: its name below the class, whether its first parameter is the
     object or the class, and its node."""
 
-    def below(node: ast.AST, cls: str) -> Iterator[tuple[str, bool, ast.FunctionDef]]:
+    def below(node: ast.AST, cls: str) -> Iterator[tuple[str, bool, Function]]:
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.FunctionDef):
+            if isinstance(child, Function):
                 marks = [d.id for d in child.decorator_list if isinstance(d, ast.Name)]
                 yield f"{cls}{child.name}", bool(cls) and "staticmethod" not in marks, child
             inner = f"{child.name}." if isinstance(child, ast.ClassDef) else ""
@@ -231,7 +232,7 @@ def functions(path: Path) -> Iterator[tuple[str, bool, ast.FunctionDef]]:
     yield from below(parsed(path), "")
 
 
-def is_command(path: Path, name: str, node: ast.FunctionDef) -> bool:
+def is_command(path: Path, name: str, node: Function) -> bool:
     """Whether Typer calls the function, which takes its parameters' names from it."""
     place = f"{path.stem}.{name}"
     marked = any(isinstance(d, ast.Call) and "command" in ast.dump(d) for d in node.decorator_list)

@@ -33,6 +33,11 @@ def tear_folder(final: Path) -> None:
         raise Torn
 
 
+def replace_folder(final: Path) -> None:
+    with atomic_folder(final, replace=True) as draft:
+        (draft / "x").write_text("2")
+
+
 def test_a_file_is_whole_or_the_older_one(tmp_path: Path) -> None:
     path = tmp_path / "below" / "a.txt"
     write_text(path, "é\n")
@@ -59,6 +64,29 @@ def test_a_folder_is_whole_or_the_older_one(tmp_path: Path) -> None:
     with atomic_folder(final, replace=True) as draft:
         (draft / "y").write_text("4")
     assert [p.name for p in final.iterdir()] == ["y"]
+    assert list(tmp_path.iterdir()) == [final]
+
+
+def test_a_folder_whose_replacement_was_killed_comes_back(tmp_path: Path, monkeypatch) -> None:
+    """Killed when the older folder was out of the way and the new one not in its place."""
+    final = tmp_path / "a"
+    with atomic_folder(final) as draft:
+        (draft / "x").write_text("1")
+    real = Path.rename
+
+    def killed(draft: Path, target: Path) -> None:
+        if target == final:
+            raise Torn
+        real(draft, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(Torn):
+        replace_folder(final)
+    monkeypatch.undo()
+    assert not final.exists()
+    with pytest.raises(Torn):
+        tear_folder(final)
+    assert (final / "x").read_text() == "1"
     assert list(tmp_path.iterdir()) == [final]
 
 

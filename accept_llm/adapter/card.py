@@ -84,17 +84,23 @@ def read_card(folder: Path) -> Card:
     accept-llm wrote it, and where a field is missing or wrong, with the field."""
     path = folder / CARD
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        version = data["format_version"]
-    except (OSError, ValueError, KeyError, TypeError):
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
         raise RecipeError(
             [f"adapter: got {folder}; allowed: a prompt folder (with {CARD})"]
         ) from None
+    where = f"adapter: {path} is damaged: "
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise RecipeError([f"{where}not JSON ({error})"]) from None
+    if not isinstance(data, dict) or "format_version" not in data:
+        raise RecipeError([f"{where}format_version: missing; it must be given"])
+    version = data["format_version"]
     if version not in (1, FORMAT) or isinstance(version, bool):
         todo = "; a newer accept-llm wrote it" if isinstance(version, int) else ""
         allowed = f"allowed: 1 to {FORMAT}{todo}"
         raise RecipeError([f"adapter: {folder} has format {version!r}; {allowed}"])
-    where = f"adapter: {path} is damaged: "
     card = parse_section(Card, _of_format_1(data) if version == 1 else data, where=where)
     read_shape(card.method, where=f"{where}method.")
     return card

@@ -23,7 +23,8 @@ from accept_llm.models.folder import ModelInfo
 from accept_llm.recipe.model import ModelSpec, Quantization
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-# Families whose attention takes our mask as it is (tests/test_backbones.py holds each to it).
+# Families whose attention takes our mask as it is; tests/backbones/test_backbones.py holds each to
+# it.
 PACKED = (
     *("gemma", "gpt2", "gpt_neox", "granite", "llama", "mistral", "mixtral", "olmo2", "opt"),
     *("phi", "phi3", "qwen2", "qwen3", "smollm3", "starcoder2"),

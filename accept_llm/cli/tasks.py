@@ -84,7 +84,7 @@ def gold(task: Task, example: Example) -> str:
         return "answers: " + " | ".join(label)
     if task.is_score:
         return f"score: {score_text(label)} ({label:g})"
-    return f"label: {task.labels[int(label)]} (says {task.words[int(label)]!r})"
+    return f"label: {task.labels[int(label)]} (word {task.words[int(label)]!r})"
 
 
 # --- counting ---------------------------------------------------------------------------

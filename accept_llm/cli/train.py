@@ -39,7 +39,7 @@ def train_with(
         if facts_of(engine_kind).has_ranks:
             ensure_ranks(engine_kind)
         with running():
-            result = api.run(prepared, engine_kind, resume=resume, notify=notify)
+            result = api.run(prepared, engine_kind, resume=resume, notify=notify, bar=True)
     if is_first():
         print_result(result)
 

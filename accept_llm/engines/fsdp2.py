@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from accept_llm.backbones.loading import DTYPES, Sharding
 from accept_llm.engines.group import Group
 from accept_llm.errors import RecipeError
+from accept_llm.ranks import world_size
 from accept_llm.recipe.engine import Fsdp2Engine as Fsdp2Spec
 
 M_MMAP_THRESHOLD = -3  # glibc's malloc.h
@@ -29,8 +30,9 @@ class Fsdp2Engine(Group):
 
     def __init__(self, spec: Fsdp2Spec | None = None) -> None:
         self.spec = spec or Fsdp2Spec(kind="fsdp2")
+        # Every rank refuses a wrong size by itself: none waits for another in the group.
+        self.mesh_shape = mesh_shape(self.spec.shard_size, world_size())
         super().__init__()
-        self.mesh_shape = mesh_shape(self.spec.shard_size, self.world_size)
         home = torch.device("cpu") if self.spec.offload else self.device
         self.sharding = Sharding(self.shard, home=home, dtype=self.spec.param_dtype)
         if self.device.type == "cpu":

@@ -1,7 +1,8 @@
 """What a method is: a small fp32 module, replicated, outside the frozen model.
 
-A prompt composes vectors that a backbone puts before its input and adds to its word embeddings. A
-method inside the model has forward hooks. Either can be on any engine that holds the weights here.
+A prompt composes vectors that a backbone puts before its input and adds to its word embeddings; it
+works on every engine. A method inside the model has forward hooks, and works where the layers are
+in this process.
 """
 
 from collections.abc import Callable, Mapping

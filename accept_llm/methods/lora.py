@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from accept_llm.errors import RecipeError
 from accept_llm.methods.base import Method, Start
 from accept_llm.recipe.budget import LoraShape
 from accept_llm.recipe.method import BaseMethod
@@ -73,5 +74,7 @@ def find_module(modules: dict[str, nn.Module], name: str) -> nn.Module:
     if name in modules:
         return modules[name]
     found = [module for known, module in modules.items() if known.endswith(f".{name}")]
-    assert len(found) == 1, (name, len(found))
+    if len(found) != 1:
+        message = f"{name} of the checkpoint is {len(found)} modules of the loaded model"
+        raise RecipeError([f"method.target_modules: {message}; allowed: layers that are one each"])
     return found[0]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from accept_llm.plan.memory import Machine
-from accept_llm.ranks import wants_cpu
+from accept_llm.ranks import wants_cpu, world_size
 
 CORE_RATE = 40e9  # FLOP/s of fp32 products on one core (measured: 76 to 82 GFLOP/s on two)
 GPU_RATE = 60e12  # assumed, not measured; --rate says another
@@ -15,7 +15,7 @@ GPU_RATE = 60e12  # assumed, not measured; --rate says another
 
 def find_launched() -> Machine:
     """What a rank that has been started has; those of one machine share its memory."""
-    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    ranks = world_size()
     here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
     return replace(find_machine(here, None, rate=None), ranks=ranks)
 

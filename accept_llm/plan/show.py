@@ -7,13 +7,13 @@ from typing import Any
 from accept_llm.plan.plan import Plan, Row
 
 NEEDS = ("frozen", "activations", "trained", "buffers", "process", "total", "fits")
-LIMITS = ("largest batch", "host", "a step", "moved")
+LIMITS = ("largest batch", "host", "a step", "received")
 NOTES = """\
-GB (1e9 bytes) of one rank while it trains. frozen: the weights that it holds; trained: prompt and
-head, their gradients, Adam's moments and what the prompt composes; buffers: gathered or dequantised
+GB (1e9 bytes) of one rank while it trains. frozen: the weights that it holds; trained: method and
+head, their gradients, Adam's moments and what the method composes; buffers: gathered or dequantised
 weights, messages; process: {process}.
 fits: close is within 15 %, which is how far this may be off. largest batch: tokens (examples) of
-one pass of a rank. host: memory of all ranks. moved: what a rank receives in a step.
+one pass of a rank. host: memory of all ranks. received: what a rank receives in a step.
 Time counts matrix products at {rate:,.3g} TFLOP/s a rank ({source}), and no traffic."""
 
 
@@ -43,7 +43,7 @@ def _facts(plan: Plan) -> Iterator[str]:
     mb = work.trained * 4 / 1e6
     yield (
         f"{plan.recipe.name}: {sizes.parameters / 1e6:,.1f}M parameters frozen, {work.trained:,} "
-        f"trained (MB: prompt and head {mb:.2f}, gradients {mb:.2f}, optimizer {2 * mb:.2f})"
+        f"trained (MB: method and head {mb:.2f}, gradients {mb:.2f}, optimizer {2 * mb:.2f})"
     )
     yield f"{machine.ranks} {where} with {machine.memory / 1e9:.1f} GB each; {work.lengths.source}"
     ranks = machine.used_by(plan.engine)

@@ -18,13 +18,13 @@ Quantization = Literal["int8", "bnb-int8", "bnb-nf4"]
 
 class _Model(Spec):
     dtype: Annotated[Literal["bf16", "fp32"], BeforeValidator(_no_fp16)] = "bf16"
-    """Type of the frozen weights and of the activations. The prompt is always fp32."""
+    """Type of the frozen weights and of the activations. What is trained is always fp32."""
     quantization: Quantization | None = None
     """null: the weights as they are, in `dtype`. int8: linear layers and word embeddings in 8 bits
     with a scale for 64 inputs, on one device or in shards. bnb-int8 and bnb-nf4: bitsandbytes' (the
     extra `quant`), a whole model a process."""
     layout: Literal["padded", "packed", "packed_flex"] | None = None
-    """packed: one row in all, the prompt computed once for the batch. packed_flex: the same by
+    """packed: one sequence in all, the prompt computed once for the batch. packed_flex: the same by
     FlexAttention's kernels, on CUDA. padded: one row an example; the same results, slower. Without
     it, packed for a causal LM, padded for an encoder-decoder."""
     checkpointing: bool = False

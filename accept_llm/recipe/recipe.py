@@ -186,8 +186,8 @@ def _translate(data: dict[str, Any], path: Path) -> tuple[dict[str, Any], list[s
     each recipe had the rates of ACCEPT's."""
     data, renamed = upgrade(data)
     if renamed:
-        _drop_groups(data, METHOD_SPECS["accept"].rates)
-        renamed = [f"{path} is of an earlier accept-llm: {', '.join(renamed)}"]
+        dropped = _drop_groups(data, METHOD_SPECS["accept"].rates)
+        renamed = [f"{path} is of an earlier accept-llm: {', '.join(renamed)}", *dropped]
     return data, renamed
 
 

@@ -9,30 +9,33 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from accept_llm.errors import RecipeError
+from accept_llm.errors import Notify, RecipeError
+from accept_llm.recipe.train import Train
 from accept_llm.storage import write_text
 
 
 class RunLog:
-    """metrics.jsonl, and a progress bar (a terminal) or plain lines, on rank 0 only.
+    """metrics.jsonl, and lines for `notify`, on rank 0 only; with `bar`, a progress bar where the
+    output is a terminal.
 
     A step's line has its own loss, not a mean; `seconds` is the training time so far.
     """
 
     def __init__(
-        self, folder: Path, *, steps: int, log_every: int, writes: bool, tensorboard: bool = False
+        self, folder: Path, spec: Train, *, writes: bool, notify: Notify, bar: bool = False
     ):
         self.path = folder / "metrics.jsonl"
-        self.steps, self.log_every, self.writes = steps, log_every, writes
+        self.steps, self.log_every, self.writes = spec.steps, spec.log_every, writes
+        self.notify = notify
         self.seconds = 0.0
         self._score = ""
-        self._events = _event_writer(folder) if tensorboard and writes else None
-        self._console = Console()
+        self._events = _event_writer(folder) if spec.tensorboard and writes else None
+        self._console = Console() if bar and writes else None
         self._bar: Progress | None = None
         self._task: Any = None
 
     def __enter__(self) -> "RunLog":
-        if self.writes and self._console.is_terminal:
+        if self._console and self._console.is_terminal:
             columns = (
                 TextColumn("step"),
                 MofNCompleteColumn(),
@@ -84,10 +87,10 @@ class RunLog:
 
     def print_line(self, text: str) -> None:
         """A line for the user, on rank 0."""
-        if self.writes:
-            (self._bar.console if self._bar else self._console).print(
-                text, highlight=False, markup=False, soft_wrap=True
-            )
+        if self._bar:
+            self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        elif self.writes:
+            self.notify(text)
 
     def _write(self, line: dict[str, Any]) -> None:
         if not self.writes:

@@ -36,7 +36,7 @@ def model_card(result: Result) -> str:
     groups = ", ".join(f"{k} {v:,}" for k, v in result.trainable.items() if k != "total")
     return f"""# {result.name}
 
-A prompt adapter for `{result.model}` (frozen), trained with accept_llm on
+An adapter for `{result.model}` (frozen), trained with accept_llm on
 `{result.task}`: {result.trainable["total"]:,} trained parameters
 ({groups}).
 The best of {result.steps} steps was step {result.best_step}.

@@ -83,7 +83,7 @@ class Chain:
 
         return await self._patiently(lambda: sequential_forward(x, DUMMY, self.manager))
 
-    async def backward(self, grad: Tensor, inputs: list[Tensor], spans: list[Any]) -> Tensor:
+    async def backward(self, grad: Tensor, *, inputs: list[Tensor], spans: list[Any]) -> Tensor:
         """The gradient of the chain's input."""
         from petals.client.sequential_autograd import sequential_backward
         from petals.utils.misc import DUMMY
@@ -146,7 +146,7 @@ class Chain:
 
     # --- one request --------------------------------------------------------------------
 
-    async def ask(self, call: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+    async def ask(self, call: Callable[..., Any], *, args: tuple, kwargs: dict) -> Any:
         """One of Petals' calls of one server, watched."""
         uids, stub, info, *tensors = args
         peer, blocks = stub._peer, [int(uid.rsplit(".", 1)[1]) for uid in uids.split()]
@@ -208,8 +208,11 @@ class _Through(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         chain = ctx.chain
-        pairs = zip(grads, ctx.ways, strict=True)
-        return None, *chain.run([chain.backward(grad, *way) for grad, way in pairs])
+        jobs = [
+            chain.backward(grad, inputs=inputs, spans=spans)
+            for grad, (inputs, spans) in zip(grads, ctx.ways, strict=True)
+        ]
+        return None, *chain.run(jobs)
 
 
 async def _all(jobs: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
@@ -234,7 +237,7 @@ def _guard_petals() -> None:
 
 def _guarded(call: Callable[..., Any]) -> Callable[..., Any]:
     async def ask(*args: Any, **kwargs: Any) -> Any:
-        return await kwargs["config"].guard.ask(call, args, kwargs)
+        return await kwargs["config"].guard.ask(call, args=args, kwargs=kwargs)
 
     ask.guarded = call  # type: ignore[attr-defined]
     return ask

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accept_llm.errors import RecipeError
+from accept_llm.errors import Notify, RecipeError
 from accept_llm.models.folder import ModelInfo
 from accept_llm.ranks import end_with_parent
 from accept_llm.storage import cache_dir
@@ -24,7 +24,6 @@ from accept_llm.swarm.bridge import import_petals
 from accept_llm.swarm.directory import DTYPES, knock
 from accept_llm.swarm.folder import petals_folder, swarm_name
 
-Notify = Callable[[str], None]
 FORMATS = ("bf16", "int8", "nf4")
 ANNOUNCE_EVERY = 10.0  # s; a server that has died is out of the table after two of them
 

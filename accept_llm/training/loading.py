@@ -3,7 +3,6 @@ attached, and an encoder of examples for it.
 """
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from accept_llm.backbones.loading import choose_layout
 from accept_llm.checks import Prepared
 from accept_llm.data.encoding import Encoder
 from accept_llm.engines.base import Engine
+from accept_llm.errors import Notify, silent
 from accept_llm.heads import Setting, build_head
 from accept_llm.methods.base import Method, Start
 from accept_llm.methods.table import build_method
@@ -29,8 +29,6 @@ from accept_llm.storage import cache_dir
 from accept_llm.swarm import probe
 from accept_llm.swarm.folder import FAMILIES
 from accept_llm.training.evaluate import Model
-
-Notify = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def _with_local_model(prepared: Prepared, engine: Engine) -> Prepared:
 
 
 def load(
-    prepared: Prepared, engine: Engine, *, notify: Notify = print, adapter: Path | None = None
+    prepared: Prepared, engine: Engine, *, notify: Notify = silent, adapter: Path | None = None
 ) -> Loaded:
     """Loads the backbone, and a fresh method and head or those of an adapter folder.
 

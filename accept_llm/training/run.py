@@ -15,6 +15,7 @@ from accept_llm.backbones.loading import local_shard
 from accept_llm.checks import Prepared
 from accept_llm.data.encoding import Encoded
 from accept_llm.engines.base import Engine, opened_engine
+from accept_llm.errors import Notify
 from accept_llm.heads import Head
 from accept_llm.recipe.recipe import Recipe, dump_recipe
 from accept_llm.recipe.train import HEAD
@@ -25,7 +26,7 @@ from accept_llm.runs.result import RESULT, EngineUsed, Result, environment, peak
 from accept_llm.storage import write_json, write_text
 from accept_llm.tasks.base import Task
 from accept_llm.training.evaluate import predict, score
-from accept_llm.training.loading import Loaded, Notify, load
+from accept_llm.training.loading import Loaded, load
 from accept_llm.training.trainer import Output, Stopped, Trainer
 
 SPLITS = ("train", "validation", "test")
@@ -34,7 +35,9 @@ BUCKETS = {"causal": 1, "seq2seq": 32}  # train.bucket, where a recipe leaves it
 Rows = dict[str, list[Encoded]]
 
 
-def train(prepared: Prepared, *, engine_kind: str, resume: bool, notify: Notify) -> Result:
+def train(
+    prepared: Prepared, *, engine_kind: str, resume: bool, notify: Notify, bar: bool = False
+) -> Result:
     """Trains a prepared recipe and writes its run folder. Raises `Stopped` where SIGTERM ended it
     early, `TrainingError` where it cannot go on."""
     recipe = prepared.recipe
@@ -47,7 +50,7 @@ def train(prepared: Prepared, *, engine_kind: str, resume: bool, notify: Notify)
             notify(f"{count} of {len(rows['train'])} training rows: {what}")
         clock.append(time.perf_counter())
         _open_folder(recipe, engine, resume=resume)
-        trainer = _trainer(prepared, loaded, rows=rows)
+        trainer = _trainer(prepared, loaded, rows=rows, notify=notify, bar=bar)
         if resume:
             trainer.resume()
         with trainer.log:
@@ -86,22 +89,18 @@ def count_truncated(rows: list[Encoded], head: Head) -> dict[str, int]:
     if not head.generates:
         return {}
     return {
-        "the answer was cut out of the text (task.max_length)": sum(row.lost for row in rows),
-        "the answer itself was cut (head.max_new_tokens)": sum(map(head.is_truncated, rows)),
+        "the text had no room for the answer (task.max_length)": sum(row.lost for row in rows),
+        "the answer was truncated (head.max_new_tokens)": sum(map(head.is_truncated, rows)),
     }
 
 
-def _trainer(prepared: Prepared, loaded: Loaded, *, rows: Rows) -> Trainer:
+def _trainer(
+    prepared: Prepared, loaded: Loaded, *, rows: Rows, notify: Notify, bar: bool
+) -> Trainer:
     recipe, task = prepared.recipe, prepared.task
     spec, engine = recipe.train, loaded.model.engine
     bucket = spec.bucket or BUCKETS[loaded.info.architecture]
-    log = RunLog(
-        recipe.run_dir,
-        steps=spec.steps,
-        log_every=spec.log_every,
-        writes=engine.rank == 0,
-        tensorboard=spec.tensorboard,
-    )
+    log = RunLog(recipe.run_dir, spec, writes=engine.rank == 0, notify=notify, bar=bar)
     return Trainer(
         spec=spec.model_copy(update={"bucket": bucket}),
         model=loaded.model,

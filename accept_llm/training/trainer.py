@@ -80,6 +80,7 @@ class Trainer:
         self.spec, self.model, self.validate = spec, model, validate
         self.log, self.folder, self.card = log, output.folder, output.card
         groups = {**model.method.groups(), HEAD: list(model.head.parameters())}
+        assert set(groups) == set(spec.lr), (set(groups), set(spec.lr))
         self.parameters = [p for group in groups.values() for p in group]
         self.optimizer = torch.optim.AdamW(
             [

@@ -93,6 +93,7 @@ def without(section: dict[str, Any], *path: str) -> dict[str, Any]:
 
 
 FIELDS = [
+    ("format_version",),
     ("model",),
     ("task",),
     ("method",),
@@ -108,7 +109,7 @@ FIELDS = [
 @pytest.mark.parametrize("path", FIELDS, ids=".".join)
 def test_a_field_that_is_missing_is_named(adapter: Path, tmp_path: Path, path) -> None:
     data = json.loads((adapter / "prompt.json").read_text())
-    folder = changed(adapter, tmp_path, **{path[0]: None}, **{})
+    folder = changed(adapter, tmp_path, **{path[0]: None})
     (folder / "prompt.json").write_text(json.dumps(without(data, *path)))
     with pytest.raises(RecipeError) as caught:
         load(folder)

@@ -10,6 +10,7 @@ import torch
 
 from accept_llm.models.find import fetch_model
 from accept_llm.recipe.model import FolderModel
+from accept_llm.recipe.train import Train
 from accept_llm.runs.log import RunLog
 from benchmarks import accuracy, gpu, scaling, step
 from benchmarks.compute import linear_shapes, step_flops
@@ -147,7 +148,7 @@ def test_a_run_is_stopped_at_its_target_or_limit(limits: dict[str, float], last:
 def test_the_clock_reads_what_a_run_prints(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    log = RunLog(tmp_path, steps=400, log_every=10, writes=True)
+    log = RunLog(tmp_path, Train(steps=400), writes=True, notify=print)
     log.evaluation(50, {"accuracy": 0.875, "loss": 0.3}, better=True)
     found = accuracy.EVALUATION.search(capsys.readouterr().out)
     assert found

@@ -72,15 +72,15 @@ def test_examples_without_a_tokenizer() -> None:
         "",
         "train:0, 10 words (max length 256)",
         "mnli premise: It rained day. hypothesis: Wet [b] :smile: entailed:",
-        "label: entailment (says 'yes')",
+        "label: entailment (word 'yes')",
         "",
         "train:1, 11 words (max length 256)",
         "mnli premise: It rained all day. hypothesis: Wet [b] :smile: entailed:",
-        "label: neutral (says 'maybe')",
+        "label: neutral (word 'maybe')",
         "",
         "train:2, 12 words (max length 256)",
         "mnli premise: It rained all all day. hypothesis: Wet [b] :smile: entailed:",
-        "label: contradiction (says 'no')",
+        "label: contradiction (word 'no')",
     ]
 
 

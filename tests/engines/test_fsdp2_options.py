@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from support.backbones import CPU, info_of
 from support.parity import assert_same_training, trained
 from support.runs import finish, losses, result, start, start_ranks, write_recipe
@@ -12,8 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from accept_llm.backbones.int8 import dequantise
 from accept_llm.backbones.loading import load_whole
-from accept_llm.engines.fsdp2 import mesh_shape
+from accept_llm.engines.fsdp2 import Fsdp2Engine, mesh_shape
 from accept_llm.errors import RecipeError
+from accept_llm.recipe.engine import Fsdp2Engine as Fsdp2Spec
 from accept_llm.recipe.recipe import load_recipe
 
 # Batches of 5, in micro-batches of 2: on four ranks some have a row more than others, or none.
@@ -50,6 +52,14 @@ def test_the_mesh():
     said = r"engine.shard_size: got 4; allowed with 6 ranks: 1, 2, 3, 6$"
     with pytest.raises(RecipeError, match=said):
         mesh_shape(4, 6)
+
+
+def test_a_wrong_shard_size_is_refused_before_there_is_a_group(monkeypatch):
+    """A rank that leaves the group while another still joins it would end that one otherwise."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RecipeError, match=r"engine\.shard_size: got 3; allowed with 2 ranks: 1, 2"):
+        Fsdp2Engine(Fsdp2Spec(kind="fsdp2", shard_size=3))
+    assert not dist.is_initialized()
 
 
 @LLAMA

@@ -221,6 +221,12 @@ def test_it_learns_and_only_it(recipe):
     assert trainable["lora"] + trainable["head"] == trainable["total"]
 
 
+@pytest.mark.parametrize(("kind", "change"), [("single", INT8), ("fsdp2", INT8), ("fsdp2", None)])
+def test_the_reloaded_adapter_has_the_scores_of_its_run(recipe, kind, change):
+    folder = trained(recipe, kind, *([change] if change else []))
+    assert accept_llm.evaluate(folder) == pytest.approx(result(folder)["test"], rel=1e-5)
+
+
 def test_evaluate_predict_and_plan(recipe):
     folder = trained(recipe, "single")
     assert accept_llm.evaluate(folder) == pytest.approx(result(folder)["test"], rel=1e-6)

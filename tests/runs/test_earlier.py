@@ -68,10 +68,10 @@ def test_resume(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Trainer, "_train_step", end_at_4)
     with pytest.raises(KeyboardInterrupt):
-        accept_llm.train(recipe, {"name": "half"}, notify=lambda text: None)
+        accept_llm.train(recipe, {"name": "half"})
     monkeypatch.undo()
     make_old(runs / "half")
-    accept_llm.train(recipe, {"name": "half"}, resume=True, notify=lambda text: None)
+    accept_llm.train(recipe, {"name": "half"}, resume=True)
     assert len(losses(runs / "half")) == 8
     assert losses(runs / "half") == pytest.approx(losses(runs / "whole"), rel=1e-5)
     assert result(runs / "half")["test"] == pytest.approx(result(runs / "whole")["test"], rel=1e-5)
@@ -82,6 +82,7 @@ def test_a_run_of_plain_prompt_tuning(recipe: Path) -> None:
     folder = recipe.parent / "runs/pt"
     assert finish(start(recipe, "name=pt", "method={kind: pt, budget: 6}", "train.lr=0.1")) == [0]
     make_old(folder)
-    assert accept_llm.evaluate(folder, notify=lambda text: None) == pytest.approx(
-        result(folder)["test"]
-    )
+    notes: list[str] = []
+    assert accept_llm.evaluate(folder, notify=notes.append) == pytest.approx(result(folder)["test"])
+    dropped = [note.split(":")[1].strip() for note in notes[1:]]
+    assert dropped == [f"train.{key}.added is left out" for key in ("lr", "weight_decay")], notes
