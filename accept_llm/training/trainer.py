@@ -26,7 +26,7 @@ from accept_llm.runs.folder import ADAPTER
 from accept_llm.runs.log import RunLog
 from accept_llm.storage import write_json
 from accept_llm.training.evaluate import Model
-from accept_llm.training.state import load_state, save_state
+from accept_llm.training.state import FILE, load_state, save_state
 
 Scores = dict[str, float]
 
@@ -269,23 +269,36 @@ class Trainer:
         save_state(self.folder / "state", state)
 
     def resume(self) -> None:
-        """Goes back to the last state, if there is one; the log forgets what came after it."""
+        """Goes back to the last state, if there is one; the log forgets what came after it.
+        RecipeError where the state is damaged."""
         state = load_state(self.folder / "state")
         if state is not None:
-            self.step, self.stale, self.best = state["step"], state["stale"], state["best"]
-            self.evaluated = state["evaluated"]
-            self.model.method.load_state_dict(state["method"])
-            self.model.head.load_state_dict(state["head"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.schedule.load_state_dict(state["schedule"])
-            self.log.seconds = state["seconds"]
-            self.padding = Padding(**state["padding"])
+            try:
+                self._restore(state)
+            except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+                what = f"{type(error).__name__}: {error}".splitlines()[0]
+                path = self.folder / "state" / FILE
+                raise RecipeError([f"resume: {path} is damaged: {what}"]) from error
         steps = self.model.engine.gather([self.step])
         if len(set(steps)) > 1:
             message = f"output_dir: the ranks find states of the steps {steps}"
             raise RecipeError([f"{message}; allowed: a folder that all machines share"])
         self._write_best()
         self.log.rewind(self.step)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.step, self.stale, self.best = state["step"], state["stale"], state["best"]
+        self.evaluated = state["evaluated"]
+        if not 0 <= self.step <= self.spec.steps:
+            raise LookupError(f"step is {self.step}, of {self.spec.steps}")
+        if self.best is not None:
+            self.load_best()
+        self.model.method.load_state_dict(state["method"])
+        self.model.head.load_state_dict(state["head"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.log.seconds = state["seconds"]
+        self.padding = Padding(**state["padding"])
 
     def load_best(self) -> None:
         """Puts the best prompt and head in place."""

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch
 from support.runs import finish, kill, metrics, start, wait_for_step, write_recipe
 
+import accept_llm
 from accept_llm.errors import RecipeError
 from accept_llm.training.state import FILE, load_state, save_state
 
@@ -160,6 +162,31 @@ def test_a_kill_before_the_replacement_leaves_the_older_state(tmp_path, monkeypa
     with pytest.raises(Torn):
         save_state(tmp_path, state(2))
     assert load_state(tmp_path)["step"] == 1
+
+
+STATES = {
+    "no stale": lambda state: state.pop("stale"),
+    "a step after the last": lambda state: state.update(step=10**6),
+    "no best method": lambda state: state["best"].pop("method"),
+    "a tensor lacks": lambda state: state["method"].popitem(),
+    "no optimizer": lambda state: state.update(optimizer=None),
+}
+
+
+@pytest.mark.parametrize("damage", STATES)
+def test_a_state_that_is_damaged_inside_is_refused(recipe, undisturbed, damage):
+    folder = undisturbed.with_name(damage.replace(" ", "-"))
+    shutil.copytree(undisturbed, folder)
+    (folder / "result.json").unlink()
+    kept = folder / "recipe.yaml"
+    kept.write_text(kept.read_text().replace("name: whole", f"name: {folder.name}"))
+    state = load_state(folder / "state")
+    STATES[damage](state)
+    save_state(folder / "state", state)
+    before = digests(folder)
+    with pytest.raises(RecipeError, match=r"resume: .*state\.pt is damaged: "):
+        accept_llm.train(recipe, {"name": folder.name}, resume=True)
+    assert digests(folder) == before
 
 
 def test_a_damaged_state_is_said(tmp_path):
