@@ -15,8 +15,8 @@ from typing import Any
 from accept_llm.checks import Prepared, prepare_evaluation, prepare_training
 from accept_llm.data.inputs import make_inputs
 from accept_llm.engines.check import on_swarm
-from accept_llm.engines.facts import ALONE, facts_of
-from accept_llm.errors import Notify, RecipeError, silent
+from accept_llm.engines.facts import ALONE, ENGINES, facts_of
+from accept_llm.errors import Notify, RecipeError, short, silent
 from accept_llm.models.find import fetch_model
 from accept_llm.plan.plan import check_memory
 from accept_llm.ranks import is_first_here
@@ -33,8 +33,24 @@ SPLITS = ("train", "validation", "test")
 def _texts(overrides: Overrides) -> list[str]:
     """{"train.seed": 1} as the command line has it: train.seed=1."""
     if isinstance(overrides, Mapping):
-        return [f"{path}={json.dumps(value, default=str)}" for path, value in overrides.items()]
+        return [
+            f"{path}={json.dumps(value, default=str, ensure_ascii=False)}"
+            for path, value in overrides.items()
+        ]
+    if isinstance(overrides, str) or not all(isinstance(text, str) for text in overrides):
+        allowed = "a mapping of fields to values, or a list of FIELD=VALUE"
+        raise RecipeError([f"overrides: got {short(overrides)}; allowed: {allowed}"])
     return list(overrides)
+
+
+def _changed(recipe: Any, overrides: Overrides) -> tuple[Recipe, list[str]]:
+    """The recipe with its changes, and notes on them."""
+    if isinstance(recipe, Recipe):
+        return override_recipe(recipe, _texts(overrides))
+    if isinstance(recipe, str | Path):
+        return load_recipe(recipe, _texts(overrides))
+    allowed = "a Recipe, or the path of a recipe file"
+    raise RecipeError([f"recipe: got {short(recipe)}; allowed: {allowed}"])
 
 
 # --- training ---------------------------------------------------------------------------
@@ -55,13 +71,12 @@ def train(
     started (torchrun, `accelerate launch`). `force` skips the check of memory. Raises `Stopped`
     where SIGTERM ended the run early.
     """
-    if isinstance(recipe, Recipe):
-        recipe, notes = override_recipe(recipe, _texts(overrides))
-    else:
-        recipe, notes = load_recipe(recipe, _texts(overrides))
+    if engine not in ENGINES:
+        raise RecipeError([f"engine: got {engine!r}; allowed: {', '.join(ENGINES)}"])
+    changed, notes = _changed(recipe, overrides)
     for note in notes:
         notify(f"note: {note}")
-    prepared = prepare(recipe, engine, resume=resume, force=force, notify=notify)
+    prepared = prepare(changed, engine, resume=resume, force=force, notify=notify)
     if facts_of(engine).has_ranks and "RANK" not in os.environ:
         how = facts_of(engine).command
         raise RecipeError([f"engine: {engine} needs its processes started for it: {how}"])
@@ -118,6 +133,8 @@ def evaluate(
     notify: Notify = silent,
 ) -> dict[str, float]:
     """Scores the adapter of a run folder on a split of its task; here, or on a swarm (`peers`)."""
+    if split not in SPLITS:
+        raise RecipeError([f"split: got {split!r}; allowed: {', '.join(SPLITS)}"])
     prepared, engine = prepare_run(run_folder, overrides, split=split, peers=peers, notify=notify)
     return score_split(prepared, engine, split=split, notify=notify)
 

@@ -34,12 +34,12 @@ class Problems:
         self.lines: list[str] = []
 
     @contextmanager
-    def catch(self) -> Iterator[None]:
-        """Keeps the problems of a RecipeError and goes on behind the block."""
+    def catch(self, *, where: str = "") -> Iterator[None]:
+        """Keeps the problems of a RecipeError, each behind `where`, and goes on after the block."""
         try:
             yield
         except RecipeError as error:
-            self.lines += error.problems
+            self.lines += [f"{where}{line}" for line in error.problems]
 
     def check(self, *, source: str | None = None) -> None:
         """Raises one RecipeError if anything was collected."""

@@ -5,6 +5,7 @@ them half done.
 import json
 import os
 import shutil
+import stat
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
@@ -76,14 +77,16 @@ def _sync_folder(folder: Path) -> None:
 
 @contextmanager
 def atomic_file(final: Path) -> Iterator[IO[bytes]]:
-    """A binary file to fill. It takes the place of `final` once it is whole and on the disk; an
-    error, or a kill, leaves what was there."""
+    """A binary file to fill. It takes the place of `final`, with its mode, once it is whole and on
+    the disk; an error, or a kill, leaves what was there."""
     draft = _draft_of(final)
     try:
         with draft.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if final.exists():
+            draft.chmod(stat.S_IMODE(final.stat().st_mode))
         draft.replace(final)
         _sync_folder(final.parent)
     finally:

@@ -42,12 +42,23 @@ def test_train_returns_what_result_json_says(recipe: Path, capsys) -> None:
 def test_a_mistake_is_raised_as_it_is(recipe: Path) -> None:
     with pytest.raises(accept_llm.RecipeError, match=r"train\.steps: got 0; allowed: at least 1"):
         accept_llm.train(recipe, {"train.steps": 0})
+    with pytest.raises(accept_llm.RecipeError, match=r"recipe: got \{\}; allowed: a Recipe, or"):
+        accept_llm.train({})
+    with pytest.raises(accept_llm.RecipeError, match=r"engine: got 'gpu'; allowed: single, "):
+        accept_llm.train(recipe, engine="gpu")
+    with pytest.raises(accept_llm.RecipeError, match="overrides: got 'name=e'; allowed: a mapping"):
+        accept_llm.train(recipe, "name=e")
     with pytest.raises(accept_llm.RecipeError, match="engine: ddp needs its processes started"):
         accept_llm.train(recipe, engine="ddp")
     with pytest.raises(accept_llm.RecipeError, match="split: got 'dev'; allowed: train, valid"):
         accept_llm.evaluate(recipe.parent, split="dev")
     assert not (recipe.parent / "runs").exists()
     accept_llm.train(recipe)
+    for inputs in "good", {"review": "good"}, None:
+        with pytest.raises(accept_llm.RecipeError, match=r"inputs: got .*; allowed: a list of"):
+            accept_llm.predict(recipe.parent / "runs/run", inputs)
+    with pytest.raises(accept_llm.RecipeError, match="input line 1: got 3; allowed: a text, or a"):
+        accept_llm.predict(recipe.parent / "runs/run", [3])
     with pytest.raises(accept_llm.RecipeError, match="no key 'review'"):
         accept_llm.predict(recipe.parent / "runs/run", [{"text": "a"}])
 

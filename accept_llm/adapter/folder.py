@@ -69,6 +69,6 @@ def _load_tensors(module: nn.Module, path: Path) -> None:
         tensors: dict[str, Any] = load_file(path)
         module.load_state_dict(tensors)
     except (OSError, SafetensorError, RuntimeError) as error:
-        first = str(error).splitlines()[0]
-        message = f"adapter: {path.parent} is damaged or incomplete: {path.name}: {first}"
+        what = " ".join(str(error).split())[:300]
+        message = f"adapter: {path.parent} is damaged or incomplete: {path.name}: {what}"
         raise RecipeError([message]) from None

@@ -9,7 +9,7 @@ import typer
 from accept_llm.cli.console import complain, plain_errors, quiet
 from accept_llm.cli.options import Overrides, RecipePath
 from accept_llm.engines.facts import LOCAL
-from accept_llm.errors import RecipeError
+from accept_llm.errors import Problems, RecipeError
 
 recipes_app = typer.Typer(help="List the recipes that ship, or copy one to edit.")
 data_app = typer.Typer(help="Get data sets.", no_args_is_help=True)
@@ -71,12 +71,16 @@ def upgrade(paths: Annotated[list[Path], typer.Argument(help="Recipes.")]) -> No
         from accept_llm.recipe.upgrade import upgrade_text
         from accept_llm.storage import write_text
 
+        problems = Problems()
         for path in paths:
-            read_mapping(path)
-            text, lines = upgrade_text(path.read_text(encoding="utf-8"))
-            if lines:
-                write_text(path, text)
-            print(f"{path}: {'; '.join(lines) or 'nothing to rewrite'}")
+            with problems.catch(where=f"{path}: "):
+                read_mapping(path)
+                # As bytes, so that the ends of lines stay; the target of a link, not the link.
+                text, lines = upgrade_text(path.read_bytes().decode("utf-8"))
+                if lines:
+                    write_text(path.resolve(), text)
+                print(f"{path}: {'; '.join(lines) or 'nothing to rewrite'}")
+        problems.check()
 
 
 @data_app.command("fetch")

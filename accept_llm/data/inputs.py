@@ -40,7 +40,16 @@ def parse_inputs(text: str, task: Task) -> list[Example]:
 
 def make_inputs(inputs: Sequence[str | Mapping[str, Any]], task: Task) -> list[Example]:
     """An example for each text or mapping of columns; RecipeError as in `parse_inputs`."""
-    return _examples(enumerate(inputs, 1), task, read=lambda item: item)
+    if isinstance(inputs, str | bytes | Mapping) or not isinstance(inputs, Sequence):
+        allowed = "a list of texts, or of mappings of the task's columns"
+        raise RecipeError([f"inputs: got {short(inputs)}; allowed: {allowed}"])
+    return _examples(enumerate(inputs, 1), task, read=_check_input)
+
+
+def _check_input(item: Any) -> str | Mapping[str, Any]:
+    if isinstance(item, str | Mapping):
+        return item
+    raise ValueError(f"got {short(item)}; allowed: a text, or a mapping of the task's columns")
 
 
 def _examples(

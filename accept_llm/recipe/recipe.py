@@ -185,10 +185,9 @@ def _translate(data: dict[str, Any], path: Path) -> tuple[dict[str, Any], list[s
     """A resolved recipe of any time in the names of today. Before methods had groups of their own,
     each recipe had the rates of ACCEPT's."""
     data, renamed = upgrade(data)
-    if renamed:
-        dropped = _drop_groups(data, METHOD_SPECS["accept"].rates)
-        renamed = [f"{path} is of an earlier accept-llm: {', '.join(renamed)}", *dropped]
-    return data, renamed
+    notes = [f"{path} is of an earlier accept-llm: {', '.join(renamed)}"] if renamed else []
+    # Also where `recipes upgrade` has renamed its keys already.
+    return data, notes + _drop_groups(data, METHOD_SPECS["accept"].rates)
 
 
 def _drop_groups(data: dict[str, Any], before: Mapping[str, float]) -> list[str]:

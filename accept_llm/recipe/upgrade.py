@@ -48,12 +48,24 @@ def _refuse_both(old: str, now: str, *, both: bool) -> None:
 
 
 def upgrade_text(text: str) -> tuple[str, list[str]]:
-    """The same for the text of a YAML file that holds a mapping; comments and order stay."""
+    """The same for the text of a YAML file that holds a mapping; comments and order stay.
+    RecipeError where this text has a key in a form that cannot be rewritten in its place."""
+    want, lines = upgrade(yaml.safe_load(text))
     root = yaml.compose(text, Loader=yaml.SafeLoader)
-    edits = list(_edits(root)) if isinstance(root, yaml.MappingNode) else []
-    for node, new, _ in sorted(edits, key=lambda edit: -edit[0].start_mark.index):
-        text = text[: node.start_mark.index] + new + text[node.end_mark.index :]
-    return text, [line for _, _, line in edits if line]
+    assert isinstance(root, yaml.MappingNode)
+    new = text
+    for node, word, _ in sorted(_edits(root), key=lambda edit: -edit[0].start_mark.index):
+        new = new[: node.start_mark.index] + word + new[node.end_mark.index :]
+    try:
+        is_right = yaml.safe_load(new) == want
+    except yaml.YAMLError:
+        is_right = False
+    if lines and not is_right:
+        forms = "aliases, merged keys, block scalars and JSON"
+        raise RecipeError(
+            [f"{line}; change it by hand: {forms} are not rewritten" for line in lines]
+        )
+    return new, lines
 
 
 def _edits(root: yaml.MappingNode) -> Iterator[tuple[yaml.Node, str, str]]:

@@ -57,6 +57,35 @@ def test_another_quantization_keeps_its_name() -> None:
     assert text == "model: {kind: hub, id: a/b, quantization: int8}\n"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "a", "model": {"path": "m", "weights":"bf16"}}',
+        "model:\n  weights: |-\n    bf16\n  kind: folder\n",
+        "w: &w bf16\nmodel: {weights: *w}\n",
+        "d: &d {weights: bf16}\nmodel: {<<: *d, path: m}\n",
+    ],
+    ids=["json", "block", "alias", "merge"],
+)
+def test_a_form_that_cannot_be_rewritten_is_refused_and_stays(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    said = f"{path}: model.weights is model.quantization now; change it by hand: "
+    refused(accept_llm("recipes", "upgrade", path, cwd=tmp_path), said)
+    assert path.read_text() == text
+
+
+def test_the_ends_of_lines_the_mode_and_a_link_stay(tmp_path: Path) -> None:
+    path, link = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    path.write_bytes(OLD.replace("\n", "\r\n").encode())
+    path.chmod(0o640)
+    link.symlink_to(path)
+    accept_llm("recipes", "upgrade", link, cwd=tmp_path)
+    assert path.read_bytes() == NEW.replace("\n", "\r\n").encode()
+    assert link.is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
 def test_both_names_at_once_are_refused() -> None:
     with pytest.raises(RecipeError, match="prompt: got it beside method; allowed: method alone"):
         upgrade_text("prompt: {kind: pt}\nmethod: {kind: pt}\n")
