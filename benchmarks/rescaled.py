@@ -2,10 +2,10 @@
 
     python -m benchmarks.rescaled --out /tmp/rescaled
 
-writes SmolLM2 (the recipe's; `--model FOLDER` takes another Llama) for a = 1, 1/3, 1/7 and 3 as fp32
-folders. The word embeddings and every output projection are multiplied by a and the norms' epsilon by
-a squared, so that all that a block reads is normalised to the same numbers; the LM head is untied
-and stays. A prompt and its offsets multiplied by a then give the same logits.
+writes SmolLM2 (the recipe's; `--model FOLDER` takes another Llama) for a = 1, 1/3, 1/7 and 3 as
+fp32 folders. The word embeddings and every output projection are multiplied by a and the norms'
+epsilon by a squared, so that all that a block reads is normalised to the same numbers; the LM head
+is untied and stays. A prompt and its offsets multiplied by a then give the same logits.
 """
 
 import argparse
