@@ -18,7 +18,7 @@ from accept_llm.recipe.method import read_shape
 from accept_llm.recipe.model import ModelSpec
 from accept_llm.recipe.types import Count
 
-FORMAT = 2
+FORMAT = 3
 CARD = "prompt.json"
 
 
@@ -97,17 +97,19 @@ def read_card(folder: Path) -> Card:
     if not isinstance(data, dict) or "format_version" not in data:
         raise RecipeError([f"{where}format_version: missing; it must be given"])
     version = data["format_version"]
-    if version not in (1, FORMAT) or isinstance(version, bool):
+    if version not in range(1, FORMAT + 1) or isinstance(version, bool):
         todo = "; a newer accept-llm wrote it" if isinstance(version, int) else ""
         allowed = f"allowed: 1 to {FORMAT}{todo}"
         raise RecipeError([f"adapter: {folder} has format {version!r}; {allowed}"])
-    card = parse_section(Card, _of_format_1(data) if version == 1 else data, where=where)
+    data = _of_format_1(data) if version == 1 else data
+    # Prompts have a scale since format 3; without one they are read as they were.
+    card = parse_section(Card, {**data, "format_version": FORMAT}, where=where)
     read_shape(card.method, where=f"{where}method.")
     return card
 
 
 def _of_format_1(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The card in this format: a prompt's sizes had no kind then, and weights no null."""
+    """The card in format 2: a prompt's sizes had no kind then, and weights no null."""
     new = {name: value for name, value in data.items() if name != "prompt"}
     sizes = data.get("prompt")
     if isinstance(sizes, Mapping):
@@ -119,7 +121,7 @@ def _of_format_1(data: Mapping[str, Any]) -> dict[str, Any]:
         held = model.get("weights", "bf16")
         kept = {name: value for name, value in model.items() if name != "weights"}
         new["model"] = {**kept, "quantization": None if held == "bf16" else held}
-    return {**new, "format_version": FORMAT}
+    return new
 
 
 def describe_base(spec: ModelSpec, info: ModelInfo, *, name: str) -> BaseModelSection:

@@ -39,13 +39,15 @@ class SoftCodebook(nn.Module):
         return torch.einsum("nkr,rkt->nkt", weights, codewords.view(r, k, -1)).reshape(n, -1)
 
     @torch.no_grad()
-    def init_gaussian(self, std: float, generator: torch.Generator) -> None:
-        """Normal weights of variance 1/r and codewords of deviation `std`.
+    def init_gaussian(
+        self, *, weights: float, codewords: float, generator: torch.Generator
+    ) -> None:
+        """Normal weights and codewords of these deviations.
 
-        Composed vectors then have deviation `std`, whatever r is.
+        Composed vectors then have deviation weights * codewords * sqrt(r).
         """
-        self.weights.normal_(0, self.shape.codewords**-0.5, generator=generator)
-        self.codewords.normal_(0, std, generator=generator)
+        self.weights.normal_(0, weights, generator=generator)
+        self.codewords.normal_(0, codewords, generator=generator)
 
     @torch.no_grad()
     def init_kaiming(self, generator: torch.Generator) -> None:
@@ -57,30 +59,23 @@ class SoftCodebook(nn.Module):
             bound = fan**-0.5
             tensor.uniform_(-bound, bound, generator=generator)
 
-    def init_random(self, how: str, std: float, *, generator: torch.Generator) -> None:
-        """gaussian, kaiming, or zero: a Gaussian start without codewords, in which the weights keep
-        the codewords' gradient alive and step 0 equals the frozen model."""
-        if how == "kaiming":
-            self.init_kaiming(generator)
-            return
-        self.init_gaussian(std, generator)
-        if how == "zero":
-            self.codewords.data.zero_()
-
     @torch.no_grad()
-    def init_from(self, rows: Tensor) -> None:
-        """The best rank-r fit of `rows` (n, d) in each subspace: its truncated SVD.
+    def init_from(self, rows: Tensor, *, weights: float | None = None) -> None:
+        """The best rank-r fit of `rows` (n, d) in each subspace: its truncated SVD, U S V^T.
 
-        With U S V^T the sub-matrix, weights are U sqrt(S) and codewords sqrt(S) V^T, so that
-        both have gradients of one scale.
+        Weights are U sqrt(S) and codewords sqrt(S) V^T; or, with `weights`, orthogonal columns of
+        that deviation, and codewords that hold the rest. Weights of codewords that the fit does
+        not need stay as they are.
         """
         start = 0
+        self.codewords.zero_()
         for k, width in enumerate(self.shape.widths):
             u, s, vt = torch.linalg.svd(rows[:, start : start + width].float(), full_matrices=False)
             rank = min(self.shape.codewords, len(s))  # r may exceed the width of a subspace
-            root = s[:rank].sqrt()
-            self.weights[:, k].zero_()
-            self.weights[:, k, :rank] = u[:, :rank] * root
-            self.codewords[:, start : start + width].zero_()
-            self.codewords[:rank, start : start + width] = root[:, None] * vt[:rank]
+            left = right = s[:rank].sqrt()
+            if weights is not None:
+                left = torch.full_like(left, weights * len(rows) ** 0.5)
+                right = s[:rank] / left
+            self.weights[:, k, :rank] = u[:, :rank] * left
+            self.codewords[:rank, start : start + width] = right[:, None] * vt[:rank]
             start += width

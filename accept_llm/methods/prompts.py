@@ -1,18 +1,52 @@
 """Prompts: ACCEPT, plain prompt tuning (PT) and DePT. Each has prepended tokens, free or composed
 from a codebook, and may have offsets of the word embeddings, composed or from a low-rank pair.
+
+A prompt with a scale holds its parameters in units of it, balanced so that one AdamW step of rate
+`lr` moves a composed vector by about `lr` times the scale in each coordinate, whatever the sizes
+are: a product of two factors of deviation `BALANCED` over r terms is divided by 2 sqrt(r).
+docs/learning.md derives it.
 """
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from accept_llm.methods.base import Composed, Method, Start
 from accept_llm.methods.codebook import SoftCodebook
-from accept_llm.methods.start import GAUSSIAN_STD, fill_tokens, vocabulary_rows
+from accept_llm.methods.start import GAUSSIAN_STD, embedding_scale, fill_tokens, vocabulary_rows
 from accept_llm.recipe.budget import PromptShape
-from accept_llm.recipe.method import Accept, BaseMethod, Dept, PromptTuning
+from accept_llm.recipe.method import Accept, BaseMethod, Dept, PromptMethod, PromptTuning
+
+BALANCED = 2**0.5
 
 
-class AcceptPrompt(Method):
+class Prompt(Method):
+    """Trained vectors, in units of `shape.scale` where there is one."""
+
+    shape: PromptShape
+
+    def initialise(self, spec: BaseMethod, start: Start) -> None:
+        assert isinstance(spec, PromptMethod), spec
+        if spec.scale == "embeddings":
+            self.shape = replace(self.shape, scale=embedding_scale(start))
+        self.fill(spec, start)
+
+    def fill(self, spec: PromptMethod, start: Start) -> None:
+        """Puts the first values in place."""
+        raise NotImplementedError
+
+    def of_product(self, product: Tensor, terms: int) -> Tensor:
+        """The vectors of a product of two trained factors over so many terms."""
+        scale = self.shape.scale
+        return product if scale is None else product * (scale / (2 * terms**0.5))
+
+    def of_tokens(self, tokens: Tensor) -> Tensor:
+        """The vectors of free tokens."""
+        return tokens if self.shape.scale is None else tokens * self.shape.scale
+
+
+class AcceptPrompt(Prompt):
     """SCPP, (m, d) prepended, and SCAP, (l, d) added: codebooks both (paper section 3.3)."""
 
     kind = "accept"
@@ -22,23 +56,41 @@ class AcceptPrompt(Method):
         self.prepended = SoftCodebook(shape.prepended) if shape.prepended else None
         self.added = SoftCodebook(shape.added) if shape.added else None
 
-    def initialise(self, spec: BaseMethod, start: Start) -> None:
+    def fill(self, spec: PromptMethod, start: Start) -> None:
         assert isinstance(spec, Accept), spec
         if self.prepended:
-            if spec.prepended.init == "vocab":
-                self.prepended.init_from(vocabulary_rows(self.shape.length, start))
-            else:
-                self.prepended.init_random(
-                    spec.prepended.init, GAUSSIAN_STD, generator=start.generator
-                )
+            self._fill(self.prepended, spec.prepended.init, start=start)
         if self.added:
             assert spec.added is not None
-            self.added.init_random(spec.added.init, GAUSSIAN_STD, generator=start.generator)
+            self._fill(self.added, spec.added.init, start=start)
+
+    def _fill(self, book: SoftCodebook, init: str, *, start: Start) -> None:
+        """vocab, gaussian, kaiming, or zero: weights that keep the gradient of the codewords alive,
+        and codewords of 0, so that step 0 equals the frozen model."""
+        scale, terms = self.shape.scale, book.shape.codewords
+        if init == "kaiming":
+            book.init_kaiming(start.generator)
+        elif init == "vocab":
+            rows = vocabulary_rows(book.shape.tokens, start)
+            if scale is None:
+                book.init_from(rows)
+                return
+            book.init_gaussian(weights=BALANCED, codewords=0.0, generator=start.generator)
+            book.init_from(rows * (2 * terms**0.5 / scale), weights=BALANCED)
+        else:
+            plain = (terms**-0.5, GAUSSIAN_STD)
+            balanced = (2.0, 0.0) if init == "zero" else (BALANCED, BALANCED)
+            weights, codewords = plain if scale is None else balanced
+            codewords = 0.0 if init == "zero" else codewords
+            book.init_gaussian(weights=weights, codewords=codewords, generator=start.generator)
+
+    def _compose(self, book: SoftCodebook) -> Tensor:
+        return self.of_product(book.compose(), book.shape.codewords)
 
     def compose(self) -> Composed:
         return Composed(
-            prefix=self.prepended.compose() if self.prepended else None,
-            offsets=self.added.compose() if self.added else None,
+            prefix=self._compose(self.prepended) if self.prepended else None,
+            offsets=self._compose(self.added) if self.added else None,
         )
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
@@ -46,7 +98,7 @@ class AcceptPrompt(Method):
         return {name: list(part.parameters()) if part else [] for name, part in parts.items()}
 
 
-class PlainPrompt(Method):
+class PlainPrompt(Prompt):
     """PT: m free tokens."""
 
     kind = "pt"
@@ -55,18 +107,18 @@ class PlainPrompt(Method):
         super().__init__(shape)
         self.tokens = nn.Parameter(torch.zeros(shape.length, shape.hidden))
 
-    def initialise(self, spec: BaseMethod, start: Start) -> None:
+    def fill(self, spec: PromptMethod, start: Start) -> None:
         assert isinstance(spec, PromptTuning), spec
-        fill_tokens(self.tokens, spec.init, start=start)
+        fill_tokens(self.tokens, spec.init, start=start, scale=self.shape.scale)
 
     def compose(self) -> Composed:
-        return Composed(prefix=self.tokens)
+        return Composed(prefix=self.of_tokens(self.tokens))
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         return {"prepended": [self.tokens]}
 
 
-class DeptPrompt(Method):
+class DeptPrompt(Prompt):
     """DePT: m free tokens, and the product of a low-rank pair added."""
 
     kind = "dept"
@@ -77,13 +129,16 @@ class DeptPrompt(Method):
         self.tokens = nn.Parameter(torch.zeros(shape.length, shape.hidden))
         self.pair = LowRankPair(shape.positions, shape.rank, hidden=shape.hidden)
 
-    def initialise(self, spec: BaseMethod, start: Start) -> None:
+    def fill(self, spec: PromptMethod, start: Start) -> None:
         assert isinstance(spec, Dept), spec
-        fill_tokens(self.tokens, spec.init, start=start)
-        self.pair.init_zero(start.generator)
+        fill_tokens(self.tokens, spec.init, start=start, scale=self.shape.scale)
+        rank = self.pair.a.shape[1]
+        deviation = rank**-0.5 if self.shape.scale is None else 2.0
+        self.pair.init_zero(deviation, start.generator)
 
     def compose(self) -> Composed:
-        return Composed(prefix=self.tokens, offsets=self.pair.compose())
+        offsets = self.of_product(self.pair.compose(), self.pair.a.shape[1])
+        return Composed(prefix=self.of_tokens(self.tokens), offsets=offsets)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         return {"prepended": [self.tokens], "added": list(self.pair.parameters())}
@@ -101,7 +156,7 @@ class LowRankPair(nn.Module):
         return self.a @ self.b
 
     @torch.no_grad()
-    def init_zero(self, generator: torch.Generator) -> None:
+    def init_zero(self, deviation: float, generator: torch.Generator) -> None:
         """A random, B zero: step 0 equals the frozen model, and B has a gradient."""
-        self.a.normal_(0, self.a.shape[1] ** -0.5, generator=generator)
+        self.a.normal_(0, deviation, generator=generator)
         self.b.zero_()

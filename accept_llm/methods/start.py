@@ -1,8 +1,13 @@
-"""The first values of prompts: word embeddings of common tokens, or draws."""
+"""The first values of prompts: word embeddings of common tokens, or draws; and the scale of a
+model's word embeddings, which a prompt is held in units of.
+"""
+
+import math
 
 import torch
 from torch import Tensor
 
+from accept_llm.errors import RecipeError
 from accept_llm.methods.base import Start
 
 GAUSSIAN_STD = 0.02  # the scale of word embeddings in Llama-like models
@@ -22,13 +27,25 @@ def vocabulary_rows(count: int, start: Start) -> Tensor:
     return start.embed(ids).float().cpu()
 
 
+def embedding_scale(start: Start) -> float:
+    """The standard deviation of all numbers in the word embeddings of the most common tokens;
+    RecipeError where it is 0 or not finite."""
+    top = min(TOP_VOCABULARY, start.vocab_size)
+    scale = start.embed(torch.arange(top)).double().cpu().std().item()
+    if not 0 < scale < math.inf:
+        got = f"method.scale: got embeddings, but the model's have deviation {scale}"
+        raise RecipeError([f"{got}; allowed: none"])
+    return scale
+
+
 @torch.no_grad()
-def fill_tokens(tokens: Tensor, init: str, *, start: Start) -> None:
-    """Fills free prompt tokens (m, d) as `method.init` says: vocab, gaussian or kaiming."""
+def fill_tokens(tokens: Tensor, init: str, *, start: Start, scale: float | None) -> None:
+    """Fills free prompt tokens (m, d) as `method.init` says: vocab, gaussian or kaiming; in units
+    of `scale`, if there is one."""
     if init == "vocab":
-        tokens.copy_(vocabulary_rows(len(tokens), start))
+        tokens.copy_(vocabulary_rows(len(tokens), start) / (scale or 1))
     elif init == "gaussian":
-        tokens.normal_(0, GAUSSIAN_STD, generator=start.generator)
+        tokens.normal_(0, 1 if scale else GAUSSIAN_STD, generator=start.generator)
     else:
         bound = tokens.shape[1] ** -0.5
         tokens.uniform_(-bound, bound, generator=start.generator)

@@ -81,6 +81,9 @@ class PromptShape(Shape):
     added: CodebookShape | None = None
     rank: Count | None = None
     """Rank of DePT's added low-rank pair."""
+    scale: Positive | None = None
+    """What the parameters are in units of: the deviation of the model's word embeddings, which is
+    measured when the module gets its first values. None: they are the vectors' own numbers."""
 
     @property
     def parameters(self) -> int:

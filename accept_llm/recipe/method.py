@@ -27,6 +27,11 @@ class BaseMethod(Spec):
     is_inside: ClassVar[bool] = False
     """Whether it has modules inside the frozen model, which must then be in this process."""
 
+    @classmethod
+    def default_rates(cls, section: Mapping[str, Any]) -> dict[str, float]:
+        """`rates`, or others where a recipe's `method` section, checked or not, asks for them."""
+        return cls.rates
+
     @property
     def tokens(self) -> int:
         """m: the prepended tokens; of a prompt, its `length`."""
@@ -46,6 +51,37 @@ class BaseMethod(Spec):
 
 
 # --- prompts ----------------------------------------------------------------------------
+
+Scale = Literal["embeddings", "none"]
+
+
+class PromptMethod(BaseMethod):
+    """A prompt, which works on every engine."""
+
+    unscaled_rates: ClassVar[dict[str, float]]
+    """The default learning rates with `scale: none`."""
+
+    kind: str
+    scale: Scale = "embeddings"
+    """What the trained parameters are in units of. embeddings: the deviation of the model's word
+    embeddings, so that a learning rate is the share of it by which a step moves a composed vector.
+    none: they are the vectors' own numbers, as in the paper; rates then depend on the model."""
+
+    @classmethod
+    def default_rates(cls, section: Mapping[str, Any]) -> dict[str, float]:
+        return cls.unscaled_rates if section.get("scale") == "none" else cls.rates
+
+    def starts(self) -> dict[str, str]:
+        """What the first values are made from, by the field that says so."""
+        raise NotImplementedError
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> "PromptMethod":
+        wrong = [field for field, init in self.starts().items() if init == "kaiming"]
+        if wrong and self.scale != "none":
+            allowed = "allowed: kaiming with method.scale none, which has a scale of its own"
+            raise ValueError("\n".join(f"{field}: got 'kaiming'; {allowed}" for field in wrong))
+        return self
 
 
 class Codebook(Spec):
@@ -121,10 +157,11 @@ def _leave_room(length: int, budget: int, *, adds: bool) -> None:
         raise ValueError(f"length: got {length}; allowed: {bound} method.budget ({budget}){rest}")
 
 
-class Accept(BaseMethod):
+class Accept(PromptMethod):
     """ACCEPT: SCPP (m x d) and SCAP (l x d), both composed from codebooks."""
 
-    rates: ClassVar[dict[str, float]] = {"prepended": 3e-3, "added": 5e-4}
+    rates: ClassVar[dict[str, float]] = {"prepended": 0.05, "added": 0.004}
+    unscaled_rates: ClassVar[dict[str, float]] = {"prepended": 3e-3, "added": 5e-4}
 
     kind: Literal["accept"]
     budget: Count = 100
@@ -134,6 +171,10 @@ class Accept(BaseMethod):
     prepended: Prepended = Prepended()
     added: Added | None = Added()
     """null leaves SCAP out."""
+
+    def starts(self) -> dict[str, str]:
+        parts = (self.prepended, self.added)
+        return {f"{part.part}.init": part.init for part in parts if part is not None}
 
     @model_validator(mode="after")
     def _affordable(self) -> "Accept":
@@ -153,14 +194,18 @@ class Accept(BaseMethod):
         return PromptShape(hidden, self.length, positions, prepended=prepended, added=added)
 
 
-class PromptTuning(BaseMethod):
+class PromptTuning(PromptMethod):
     """PT: plain prompt tuning, `budget` free prompt tokens (Lester et al. 2021)."""
 
-    rates: ClassVar[dict[str, float]] = {"prepended": 3e-3}
+    rates: ClassVar[dict[str, float]] = {"prepended": 0.05}
+    unscaled_rates: ClassVar[dict[str, float]] = {"prepended": 3e-3}
 
     kind: Literal["pt"]
     budget: Count = 100
     init: Init = "vocab"
+
+    def starts(self) -> dict[str, str]:
+        return {"init": self.init}
 
     @property
     def tokens(self) -> int:
@@ -170,10 +215,11 @@ class PromptTuning(BaseMethod):
         return PromptShape(hidden, self.budget, positions)
 
 
-class Dept(BaseMethod):
+class Dept(PromptMethod):
     """DePT: m free prompt tokens and a low-rank l x d offset (Shi and Lipani 2024)."""
 
-    rates: ClassVar[dict[str, float]] = {"prepended": 3e-3, "added": 5e-4}
+    rates: ClassVar[dict[str, float]] = {"prepended": 0.05, "added": 0.004}
+    unscaled_rates: ClassVar[dict[str, float]] = {"prepended": 3e-3, "added": 5e-4}
 
     kind: Literal["dept"]
     budget: Count = 100
@@ -181,6 +227,9 @@ class Dept(BaseMethod):
     rank: Count | None = None
     """Without it, the largest that the budget allows."""
     init: Init = "vocab"
+
+    def starts(self) -> dict[str, str]:
+        return {"init": self.init}
 
     @model_validator(mode="after")
     def _affordable(self) -> "Dept":

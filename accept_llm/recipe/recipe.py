@@ -17,13 +17,13 @@ from accept_llm.errors import Problems, RecipeError, did_you_mean
 from accept_llm.recipe.engine import EngineSpec
 from accept_llm.recipe.head import HeadSpec, LinearHead, heads_for
 from accept_llm.recipe.messages import describe, drop_foreign_keys
-from accept_llm.recipe.method import METHOD_SPECS, MethodSpec
+from accept_llm.recipe.method import METHOD_SPECS, BaseMethod, MethodSpec
 from accept_llm.recipe.model import ModelSpec
 from accept_llm.recipe.task import FileTask, TaskSpec
 from accept_llm.recipe.text import apply_override, parse_overrides, read_mapping
 from accept_llm.recipe.train import HEAD, HEAD_RATE, Train, fill_groups
 from accept_llm.recipe.types import Name, Spec
-from accept_llm.recipe.upgrade import upgrade
+from accept_llm.recipe.upgrade import KEPT_SCALE, keep_scale, upgrade
 
 
 class Recipe(Spec):
@@ -67,9 +67,9 @@ class Recipe(Spec):
 def _groups_of(method: Any) -> dict[str, float] | None:
     """The groups of trained parameters of a recipe's `method` section, and of a head, with their
     default learning rates; None where the section names no method."""
-    kind = method.get("kind") if isinstance(method, Mapping) else getattr(method, "kind", None)
-    spec = METHOD_SPECS.get(str(kind))
-    return {**spec.rates, HEAD: HEAD_RATE} if spec else None
+    section = method.model_dump() if isinstance(method, BaseMethod) else method
+    spec = METHOD_SPECS.get(str(section.get("kind"))) if isinstance(section, Mapping) else None
+    return {**spec.default_rates(section), HEAD: HEAD_RATE} if spec else None
 
 
 def _between(
@@ -110,6 +110,8 @@ def _unknown_groups(train: Train, method: MethodSpec) -> Iterator[str]:
 
 
 # --- reading ----------------------------------------------------------------------------
+
+_SCALE = ("method", "scale")
 
 
 def parse_recipe(data: dict[str, Any], *, source: str = "recipe") -> Recipe:
@@ -167,12 +169,16 @@ def _with_overrides(
     there are already too."""
     notes: list[str] = []
     recipe = None
-    for change in parse_overrides(overrides, problems):
+    changes = parse_overrides(overrides, problems)
+    # What decides the default rates comes before the rates.
+    for change in sorted(changes, key=lambda c: not (c.switches_kind or c.path == _SCALE)):
         with problems.catch():
             before = _groups_of(data.get("method")) or {}
             if apply_override(data, change) and data:
                 notes += drop_foreign_keys(data, change.path[:-1], root=Recipe)
                 notes += _drop_groups(data, before)
+            if change.switches_kind or change.path == _SCALE:
+                notes += _renew_rates(data, before)
     if not problems.lines or data:
         with problems.catch():
             recipe = parse_recipe(data, source=source)
@@ -183,8 +189,12 @@ def _with_overrides(
 
 def _translate(data: dict[str, Any], path: Path) -> tuple[dict[str, Any], list[str]]:
     """A resolved recipe of any time in the names of today. Before methods had groups of their own,
-    each recipe had the rates of ACCEPT's."""
+    each recipe had the rates of ACCEPT's; before prompts had a scale, theirs was none."""
     data, renamed = upgrade(data)
+    method = data.get("method")
+    spec = METHOD_SPECS.get(str(method.get("kind"))) if isinstance(method, dict) else None
+    if spec and "scale" in spec.model_fields and keep_scale(method):
+        renamed.append(KEPT_SCALE)
     notes = [f"{path} is of an earlier accept-llm: {', '.join(renamed)}"] if renamed else []
     # Also where `recipes upgrade` has renamed its keys already.
     return data, notes + _drop_groups(data, METHOD_SPECS["accept"].rates)
@@ -205,6 +215,20 @@ def _drop_groups(data: dict[str, Any], before: Mapping[str, float]) -> list[str]
             del given[name]
             kind = data["method"]["kind"]
             lines.append(f"train.{field}.{name} is left out: method.kind={kind} has no such group")
+    return lines
+
+
+def _renew_rates(data: dict[str, Any], before: Mapping[str, float]) -> list[str]:
+    """Rates that are the defaults of the method before a change become those of the new method; a
+    line for each."""
+    now, train = _groups_of(data.get("method")) or {}, data.get("train")
+    given = train.get("lr") if isinstance(train, dict) else None
+    lines: list[str] = []
+    if isinstance(given, dict):
+        for name, rate in now.items():
+            if name in given and given[name] == before.get(name) != rate:
+                given[name] = rate
+                lines.append(f"train.lr.{name} is {rate} now, the default of the changed method")
     return lines
 
 

@@ -451,7 +451,7 @@ def card(**changes: Any) -> Callable[[Path], None]:
 
 ADAPTERS = {
     "none": (shutil.rmtree, "run/prompt; allowed: a prompt folder (with prompt.json)"),
-    "newer": (card(format_version=3), "has format 3; allowed: 1 to 2; a newer accept-llm wrote"),
+    "newer": (card(format_version=4), "has format 4; allowed: 1 to 3; a newer accept-llm wrote"),
     "no head in it": (card(head=None), "prompt.json is damaged: head: missing; it must be given"),
     "cut": (cut("prompt.safetensors", 300), "prompt.safetensors is cut or damaged: 300 bytes"),
     "no head file": (without("head.safetensors"), "head.safetensors is missing"),

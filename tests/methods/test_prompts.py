@@ -26,7 +26,8 @@ EVEN_AND_UNEVEN = [(12, 3), (13, 3), (7, 7), (10, 1), (64, 24), (5, 4)]
 
 def codebook(tokens: int, hidden: int, subspaces: int, codewords: int) -> SoftCodebook:
     book = SoftCodebook(CodebookShape(tokens, hidden, subspaces, codewords))
-    book.init_gaussian(1.0, torch.Generator().manual_seed(tokens * 31 + hidden))
+    draw = torch.Generator().manual_seed(tokens * 31 + hidden)
+    book.init_gaussian(weights=codewords**-0.5, codewords=1.0, generator=draw)
     return book
 
 
@@ -233,9 +234,14 @@ def build(spec, *, hidden=40, positions=20, seed=0) -> Method:
     return build_method(spec, shape, start=Start(embed, 300, torch.Generator().manual_seed(seed)))
 
 
+SCALES = pytest.mark.parametrize("scale", ["embeddings", "none"])
+
+
+@SCALES
 @pytest.mark.parametrize("subspaces", [3, 5, 1])  # 40 is 14 + 13 + 13, 5 x 8, 40
-def test_vocab_start_is_the_best_fit_of_rank_r(subspaces):
-    spec = accept(length=30, prepended={"subspaces": subspaces, "codewords": 4})
+def test_vocab_start_is_the_best_fit_of_rank_r(subspaces, scale):
+    start = {"subspaces": subspaces, "codewords": 4}
+    spec = accept(length=30, scale=scale, prepended=start)
     rows = (
         embed(sample_vocabulary(30, 300, generator=torch.Generator().manual_seed(0)))
         .double()
@@ -251,17 +257,21 @@ def test_vocab_start_is_the_best_fit_of_rank_r(subspaces):
         assert error == pytest.approx(best, rel=1e-5)
 
 
-def test_vocab_start_is_exact_where_the_rank_suffices():
-    spec = accept(length=30, prepended={"subspaces": 5, "codewords": 11})  # widths are 8
+@SCALES
+def test_vocab_start_is_exact_where_the_rank_suffices(scale):
+    start = {"subspaces": 5, "codewords": 11}  # widths are 8
+    spec = accept(length=30, scale=scale, prepended=start)
     rows = embed(sample_vocabulary(30, 300, generator=torch.Generator().manual_seed(0)))
     torch.testing.assert_close(build(spec).compose().prefix, rows, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("spec", [PromptTuning(kind="pt"), Dept(kind="dept")], ids=str)
-def test_vocab_start_of_free_tokens_is_the_vocabulary(spec):
-    prompt = build(spec)
+@SCALES
+@pytest.mark.parametrize("spec", [PromptTuning, Dept])
+def test_vocab_start_of_free_tokens_is_the_vocabulary(spec, scale):
+    prompt = build(spec(kind="pt" if spec is PromptTuning else "dept", scale=scale))
     ids = sample_vocabulary(prompt.shape.length, 300, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(prompt.compose().prefix, embed(ids))
+    atol = 1e-6 if scale == "embeddings" else 0
+    torch.testing.assert_close(prompt.compose().prefix, embed(ids), atol=atol, rtol=0)
 
 
 def test_sampled_vocabulary_is_common_and_without_repeats():
@@ -300,20 +310,32 @@ def test_dept_is_a_low_rank_pair():
     np.testing.assert_allclose(prompt.compose().offsets.detach().numpy(), want, atol=1e-5)
 
 
+@SCALES
 @pytest.mark.parametrize("codewords", [2, 17, 60])
-def test_gaussian_start_has_the_scale_of_embeddings(codewords):
+def test_gaussian_start_has_the_scale_of_embeddings(codewords, scale):
     start = {"init": "gaussian", "codewords": codewords}
-    spec = accept(length=60, prepended={"subspaces": 24, **start}, added=start)
+    spec = accept(length=60, scale=scale, prepended={"subspaces": 24, **start}, added=start)
     composed = build(spec, hidden=600, positions=256).compose()
+    std = GAUSSIAN_STD if scale == "none" else embed(torch.arange(300)).std().item()
     for part in composed.prefix, composed.offsets:
         # Few codewords share few draws: with r = 2 the spread of the estimate is ~3 %.
-        assert part.std().item() == pytest.approx(GAUSSIAN_STD, rel=0.12)
-        assert abs(part.mean().item()) < 0.1 * GAUSSIAN_STD
+        assert part.std().item() == pytest.approx(std, rel=0.12)
+        assert abs(part.mean().item()) < 0.1 * std
+
+
+@SCALES
+@pytest.mark.parametrize("spec", [PromptTuning, Dept])
+def test_gaussian_start_of_free_tokens(spec, scale):
+    kind = "pt" if spec is PromptTuning else "dept"
+    prefix = build(spec(kind=kind, scale=scale, init="gaussian"), hidden=400).compose().prefix
+    std = GAUSSIAN_STD if scale == "none" else embed(torch.arange(300)).std().item()
+    assert prefix.std().item() == pytest.approx(std, rel=0.03)
 
 
 def test_kaiming_start_fills_its_bounds():
     start = {"init": "kaiming", "codewords": 9}
-    prompt = build(accept(length=60, prepended=start, added=start), hidden=400, positions=50)
+    spec = accept(length=60, scale="none", prepended=start, added=start)
+    prompt = build(spec, hidden=400, positions=50)
     for book in prompt.prepended, prompt.added:
         for tensor, fan in (book.weights, 9), (book.codewords, 400):
             assert 0.95 * fan**-0.5 < tensor.abs().max() <= fan**-0.5
@@ -324,9 +346,9 @@ def test_kaiming_start_fills_its_bounds():
     "spec",
     [
         accept(),
-        accept(prepended={"init": "gaussian"}, added={"init": "kaiming"}),
+        accept(scale="none", prepended={"init": "gaussian"}, added={"init": "kaiming"}),
         PromptTuning(kind="pt", init="gaussian"),
-        Dept(kind="dept", init="kaiming"),
+        Dept(kind="dept", scale="none", init="kaiming"),
     ],
     ids=lambda spec: spec.kind,
 )
@@ -346,7 +368,12 @@ def test_parts_can_be_left_out():
 
 
 @pytest.mark.parametrize(
-    "spec", [accept(), accept(length=0), accept(added=None), Dept(kind="dept")], ids=str
+    "spec",
+    [
+        *[accept(), accept(length=0), accept(added=None), accept(scale="none")],
+        *[Dept(kind="dept"), Dept(kind="dept", scale="none"), PromptTuning(kind="pt")],
+    ],
+    ids=str,
 )
 def test_gradients_through_leaves_equal_direct_ones(spec):
     def loss(composed, factor):

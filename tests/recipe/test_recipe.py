@@ -133,7 +133,7 @@ def test_switching_the_kind_drops_what_only_the_old_one_has(path: Path) -> None:
         "method.added is left out: method.kind=pt has no such key",
     ]
     (line,) = problems(path, "method.length=5", "method.kind=pt")  # asked for, so not dropped
-    assert line.startswith("method.length: unknown key for kind 'pt'; allowed: kind, budget")
+    assert line.startswith("method.length: unknown key for kind 'pt'; allowed: kind, scale, budget")
 
 
 def test_overrides_make_missing_sections(path: Path) -> None:

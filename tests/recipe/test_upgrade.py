@@ -7,8 +7,9 @@ import yaml
 from support.commands import accept_llm, refused
 
 from accept_llm.errors import RecipeError
-from accept_llm.recipe.recipe import load_recipe
-from accept_llm.recipe.upgrade import RENAMED, upgrade, upgrade_text
+from accept_llm.recipe.method import Accept
+from accept_llm.recipe.recipe import load_recipe, override_recipe
+from accept_llm.recipe.upgrade import KEPT_SCALE, RENAMED, upgrade, upgrade_text
 
 OLD = """\
 # a comment that stays
@@ -27,6 +28,7 @@ model: {kind: folder, path: prompt, quantization: null}  # weights
 task: {kind: sst2}
 method:   # the prompt: 60 tokens
   kind: accept
+  scale: none
 head: {kind: choice, verbalizer: labels}
 train: {steps: 5, lr: {prepended: 0.1, added: 0.2, head: 0.3}}
 """
@@ -47,9 +49,22 @@ def test_every_old_key_is_answered_with_its_name_of_today(tmp_path: Path) -> Non
 def test_only_the_old_names_change_in_a_text() -> None:
     text, lines = upgrade_text(OLD)
     assert text == NEW
-    assert lines == [f"{old} is {new} now" for old, new in RENAMED.items()]
+    first, *others = [f"{old} is {new} now" for old, new in RENAMED.items()]
+    assert lines == [first, KEPT_SCALE, *others]
     assert upgrade_text(NEW) == (NEW, [])
     assert upgrade(yaml.safe_load(OLD)) == (yaml.safe_load(NEW), lines)
+
+
+def test_rates_keep_their_meaning_in_every_style() -> None:
+    """A recipe of before there was a scale reads the same."""
+    for old, new in {
+        "prompt: {kind: pt, budget: 7}\n": "method: {kind: pt, scale: none, budget: 7}\n",
+        "prompt: {scale: none, kind: pt}\n": "method: {scale: none, kind: pt}\n",
+        "prompt:\n    kind: pt # of\n    budget: 7\n": (
+            "method:\n    kind: pt\n    scale: none # of\n    budget: 7\n"
+        ),
+    }.items():
+        assert upgrade_text(old)[0] == new
 
 
 def test_another_quantization_keeps_its_name() -> None:
@@ -96,7 +111,7 @@ def test_the_command_rewrites_in_place(tmp_path: Path) -> None:
     path.write_text(OLD)
     done = accept_llm("recipes", "upgrade", path, cwd=tmp_path)
     assert (done.code, path.read_text()) == (0, NEW), done.err
-    assert "prompt is method now; model.weights is model.quantization now" in done.out
+    assert f"prompt is method now; {KEPT_SCALE}; model.weights is model.quantization" in done.out
     assert "nothing to rewrite" in accept_llm("recipes", "upgrade", path, cwd=tmp_path).out
     path.write_text("- a list\n")
     refused(accept_llm("recipes", "upgrade", path, cwd=tmp_path), "holds a list")
@@ -121,8 +136,12 @@ def rates(path: Path, *overrides: str) -> tuple[dict[str, float], list[str]]:
 
 
 def test_rates_by_default_as_a_number_and_as_a_mapping(path: Path) -> None:
-    default = {"prepended": 3e-3, "added": 5e-4, "head": 1e-3}
+    default = {**Accept.rates, "head": 1e-3}
     assert rates(path) == (default, [])
+    assert rates(path, "method.scale=none") == (
+        {"prepended": 3e-3, "added": 5e-4, "head": 1e-3},
+        [],
+    )
     one = {"prepended": 0.1, "added": 0.1, "head": 1e-3}  # the head keeps its own
     assert rates(path, "train.lr=0.1") == (one, [])
     assert rates(path, "train.lr.head=3e-2") == (default | {"head": 0.03}, [])
@@ -155,3 +174,18 @@ def test_switching_the_method_leaves_its_groups_out(path: Path) -> None:
     assert notes == ["train.lr.added is left out: method.kind=pt has no such group"]
     found, notes = rates(path, "method.kind=lora", "train.lr=0.5")
     assert found == {"lora": 0.5, "head": 1e-3}
+
+
+def test_default_rates_follow_the_scale_and_given_ones_stay(path: Path) -> None:
+    recipe, _ = load_recipe(path)  # resolved: it has every rate
+    found, notes = override_recipe(recipe, ["train.lr.added=0.25", "method.scale=none"])
+    assert found.train.lr == {"prepended": 3e-3, "added": 0.25, "head": 1e-3}
+    assert notes == [
+        f"train.lr.{name} is {rate} now, the default of the changed method"
+        for name, rate in {"prepended": 3e-3, "added": 5e-4}.items()
+    ]
+    path.write_text(LEAST + "train: {steps: 5, lr: {prepended: 0.2}}\n")
+    assert rates(path, "method.scale=none") == (
+        {"prepended": 0.2, "added": 5e-4, "head": 1e-3},
+        [],
+    )

@@ -11,6 +11,7 @@ from support.runs import finish, losses, result, start, write_recipe
 
 import accept_llm
 from accept_llm.data.loader import StepBatches
+from accept_llm.recipe.upgrade import KEPT_SCALE
 from accept_llm.training.trainer import Trainer
 
 
@@ -18,12 +19,26 @@ from accept_llm.training.trainer import Trainer
 def recipe(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Path:
     folder = tmp_path_factory.mktemp("earlier")
     path = write_recipe(folder, tiny_llama, steps=8, save_every=4, eval_every=4)
+    data = yaml.safe_load(path.read_text())
+    data["method"]["scale"], data["train"]["lr"] = "none", 3e-3
+    path.write_text(yaml.safe_dump(data))
     assert finish(start(path, "name=whole")) == [0]
     return path
 
 
+def remove_scale(folder: Path) -> None:
+    """The folder as it was written before prompts had a scale."""
+    recipe, card = folder / "recipe.yaml", folder / "prompt/prompt.json"
+    data, old = yaml.safe_load(recipe.read_text()), json.loads(card.read_text())
+    assert data["method"].pop("scale") == "none"
+    assert old["method"].pop("scale") is None
+    recipe.write_text(yaml.safe_dump(data))
+    card.write_text(json.dumps(old | {"format_version": 2}))
+
+
 def make_old(folder: Path) -> None:
     """The folder as version 0.1 of before the methods wrote it."""
+    remove_scale(folder)
     path = folder / "recipe.yaml"
     data = yaml.safe_load(path.read_text())
     data["prompt"] = data.pop("method")
@@ -44,6 +59,18 @@ def make_old(folder: Path) -> None:
     torch.save(state, folder / "state/state.pt")
 
 
+def test_rates_and_adapters_without_a_scale_keep_their_meaning(
+    recipe: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "old"
+    shutil.copytree(recipe.parent / "runs/whole", folder)
+    remove_scale(folder)
+    notes: list[str] = []
+    assert accept_llm.evaluate(folder, notify=notes.append) == pytest.approx(result(folder)["test"])
+    assert len(notes) == 1
+    assert notes[0].endswith(f"earlier accept-llm: {KEPT_SCALE}")
+
+
 def test_evaluate_and_predict(recipe: Path, tmp_path: Path) -> None:
     folder = tmp_path / "old"
     shutil.copytree(recipe.parent / "runs/whole", folder)
@@ -52,8 +79,8 @@ def test_evaluate_and_predict(recipe: Path, tmp_path: Path) -> None:
     want = result(folder)["test"]
     assert accept_llm.evaluate(folder, notify=notes.append) == pytest.approx(want)
     (note,) = notes
-    assert note.endswith("earlier accept-llm: prompt is method now, model.weights is "
-                         "model.quantization now")  # fmt: skip
+    renamed = "prompt is method now", KEPT_SCALE, "model.weights is model.quantization now"
+    assert note.endswith(f"earlier accept-llm: {', '.join(renamed)}")
     assert len(accept_llm.predict(folder, ["a lovely lamp"], notify=notes.append)) == 1
 
 
@@ -80,7 +107,8 @@ def test_resume(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_of_plain_prompt_tuning(recipe: Path) -> None:
     """Its recipe had a rate for an added part that it has not."""
     folder = recipe.parent / "runs/pt"
-    assert finish(start(recipe, "name=pt", "method={kind: pt, budget: 6}", "train.lr=0.1")) == [0]
+    pt = "method={kind: pt, scale: none, budget: 6}"
+    assert finish(start(recipe, "name=pt", pt, "train.lr=0.1")) == [0]
     make_old(folder)
     notes: list[str] = []
     assert accept_llm.evaluate(folder, notify=notes.append) == pytest.approx(result(folder)["test"])
