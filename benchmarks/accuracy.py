@@ -24,8 +24,10 @@ import torch
 from accept_llm.data.encoding import Encoded, Encoder
 from accept_llm.data.sampling import BatchSampler
 from accept_llm.data.splits import load_splits
+from accept_llm.methods.base import Start
+from accept_llm.methods.start import embedding_scale
 from accept_llm.models.find import fetch_model
-from accept_llm.recipe.recipe import load_recipe
+from accept_llm.recipe.recipe import Recipe, load_recipe
 from benchmarks.measure import load_line, machine
 from benchmarks.sides import STATE, Peft, Source, Variant
 from benchmarks.tables import number, save, table
@@ -139,7 +141,7 @@ def train_peft(path: str, changes: Sequence[str]) -> None:
     prompt, head = side.parameters
     side.optimizer = torch.optim.AdamW(
         [
-            {"params": [prompt], "lr": spec.lr["prepended"]},
+            {"params": [prompt], "lr": spec.lr["prepended"] * unit_of(recipe, side)},
             {"params": [head], "lr": spec.lr["head"]},
         ],
         weight_decay=0.0,
@@ -154,6 +156,14 @@ def train_peft(path: str, changes: Sequence[str]) -> None:
         if (step + 1) % spec.eval_every == 0 or step + 1 == spec.steps:
             accuracy = accuracy_of(side, held, size=spec.eval_batch_size)
             print(f"step {step + 1}/{spec.steps}  validation: accuracy {accuracy:.4f}", flush=True)
+
+
+@torch.no_grad()
+def unit_of(recipe: Recipe, side: Peft) -> float:
+    """What a recipe's rates are in units of: PEFT has the vectors' own numbers."""
+    words, draw = side.lm.get_input_embeddings(), torch.Generator()
+    start = Start(lambda ids: words(ids.to(side.device)), words.num_embeddings, draw)
+    return embedding_scale(start) if getattr(recipe.method, "scale", "") == "embeddings" else 1.0
 
 
 @torch.no_grad()

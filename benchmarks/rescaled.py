@@ -30,7 +30,7 @@ def folder_of(out: Path, scale: Fraction) -> Path:
     return out / f"x{scale.numerator}" if scale.denominator == 1 else out / f"x1-{1 / scale}"
 
 
-def rescale(source: Path, target: Path, scale: float) -> None:
+def rescale(source: Path, target: Path, *, scale: float) -> None:
     """Writes the Llama in `source` to `target` with word embeddings `scale` times as large."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     source = options.model or fetch_model(load_recipe(RECIPE)[0].model).folder
     for scale in options.scales:
         target = folder_of(options.out, scale)
-        rescale(source, target, float(scale))
+        rescale(source, target, scale=float(scale))
         print(f"{target}: word embeddings times {scale}")
 
 

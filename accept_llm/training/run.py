@@ -17,8 +17,9 @@ from accept_llm.data.encoding import Encoded
 from accept_llm.engines.base import Engine, opened_engine
 from accept_llm.errors import Notify
 from accept_llm.heads import Head
+from accept_llm.recipe.budget import PromptShape
 from accept_llm.recipe.recipe import Recipe, dump_recipe
-from accept_llm.recipe.train import HEAD
+from accept_llm.recipe.train import HEAD, Train
 from accept_llm.runs.folder import RECIPE_FILE
 from accept_llm.runs.log import RunLog
 from accept_llm.runs.report import model_card, plot_curves
@@ -44,6 +45,7 @@ def train(
     with opened_engine(engine_kind, recipe.engine) as engine:
         clock = [time.perf_counter()]
         loaded = load(prepared, engine, notify=notify)
+        _explain_rates(loaded, recipe.train, notify=notify)
         rows = {name: loaded.encode(getattr(prepared.rows, name)) for name in SPLITS}
         truncated = count_truncated(rows["train"], loaded.model.head)
         for what, count in truncated.items():
@@ -74,6 +76,18 @@ def train(
         if engine.rank == 0:
             _write_results(recipe.run_dir, result, metric=prepared.task.metric)
         return result
+
+
+def _explain_rates(loaded: Loaded, spec: Train, *, notify: Notify) -> None:
+    """Says what the rates of a prompt are shares of, so that one meant for other units is seen."""
+    method = loaded.model.method
+    scale = method.shape.scale if isinstance(method.shape, PromptShape) else None
+    if scale is not None:
+        rates = ", ".join(f"{name} {spec.lr[name]:.2%}" for name in method.groups())
+        notify(
+            f"the word embeddings have deviation {scale:.4g}; of it a step moves, at its peak, "
+            f"{rates}"
+        )
 
 
 def _open_folder(recipe: Recipe, engine: Engine, *, resume: bool) -> None:

@@ -1,5 +1,5 @@
-"""Prompts in units of the embeddings' scale: the same parameters on every scale, and steps of a known
-size whatever the sizes of the prompt are."""
+"""Prompts in units of the embeddings' scale: the same parameters on every scale, and steps of a
+known size whatever the sizes of the prompt are."""
 
 import json
 from dataclasses import replace
