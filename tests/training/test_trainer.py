@@ -64,13 +64,14 @@ def numbers(model: Model) -> dict[str, torch.Tensor]:
 # --- the reference ----------------------------------------------------------------------
 
 
-def compose(codewords, weights):
-    """Column by column, without einsum."""
+def compose(codewords, weights, *, scale: float):
+    """Column by column, without einsum, in units of the scale."""
     hidden, subspaces = codewords.shape[1], weights.shape[1]
     owner = [
         k for k in range(subspaces) for _ in range(hidden // subspaces + (k < hidden % subspaces))
     ]
-    return torch.stack([weights[:, k] @ codewords[:, c] for c, k in enumerate(owner)], dim=1)
+    columns = [weights[:, k] @ codewords[:, c] for c, k in enumerate(owner)]
+    return torch.stack(columns, dim=1) * scale / (2 * math.sqrt(len(codewords)))
 
 
 def by_hand(recipe: Recipe, start: dict[str, torch.Tensor]) -> tuple[dict, list[float]]:
@@ -91,9 +92,12 @@ def by_hand(recipe: Recipe, start: dict[str, torch.Tensor]) -> tuple[dict, list[
         ]
     )
     losses = []
+    scale = lm.model.embed_tokens.weight.double().std().item()
     for step in range(spec.steps):
-        prefix = compose(now["prompt.prepended.codewords"], now["prompt.prepended.weights"])
-        offsets = compose(now["prompt.added.codewords"], now["prompt.added.weights"])
+        prefix, offsets = (
+            compose(now[f"prompt.{part}.codewords"], now[f"prompt.{part}.weights"], scale=scale)
+            for part in ("prepended", "added")
+        )
         loss = 0.0
         lengths = [len(row.tokens) for row in rows]
         chosen = batch_rows(lengths, step=step, batch_size=spec.batch_size, seed=spec.seed)
