@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 from accept_llm.methods.base import Composed, Method, Start
 from accept_llm.methods.codebook import SoftCodebook
-from accept_llm.methods.start import GAUSSIAN_STD, embedding_scale, fill_tokens, vocabulary_rows
+from accept_llm.methods.start import (
+    GAUSSIAN_STD,
+    embedding_scale,
+    fill_tokens,
+    interpolation,
+    vocabulary_rows,
+)
 from accept_llm.recipe.budget import PromptShape
 from accept_llm.recipe.method import Accept, BaseMethod, Dept, PromptMethod, PromptTuning
 
@@ -36,10 +42,10 @@ class Prompt(Method):
         """Puts the first values in place."""
         raise NotImplementedError
 
-    def of_product(self, product: Tensor, terms: int) -> Tensor:
-        """The vectors of a product of two trained factors over so many terms."""
+    def factor(self, terms: int) -> float:
+        """What a product of two trained factors over so many terms is multiplied by."""
         scale = self.shape.scale
-        return product if scale is None else product * (scale / (2 * terms**0.5))
+        return 1.0 if scale is None else scale / (2 * terms**0.5)
 
     def of_tokens(self, tokens: Tensor) -> Tensor:
         """The vectors of free tokens."""
@@ -65,27 +71,39 @@ class AcceptPrompt(Prompt):
             self._fill(self.added, spec.added.init, start=start)
 
     def _fill(self, book: SoftCodebook, init: str, *, start: Start) -> None:
-        """vocab, gaussian, kaiming, or zero: weights that keep the gradient of the codewords alive,
-        and codewords of 0, so that step 0 equals the frozen model."""
-        scale, terms = self.shape.scale, book.shape.codewords
         if init == "kaiming":
             book.init_kaiming(start.generator)
         elif init == "vocab":
-            rows = vocabulary_rows(book.shape.tokens, start)
-            if scale is None:
-                book.init_from(rows)
-                return
-            book.init_gaussian(weights=BALANCED, codewords=0.0, generator=start.generator)
-            book.init_from(rows * (2 * terms**0.5 / scale), weights=BALANCED)
+            self._fit(book, vocabulary_rows(book.shape.tokens, start), start=start)
+        elif init == "zero":
+            self._fill_zero(book, start)
+        elif self.shape.scale is None:
+            plain = {"weights": book.shape.codewords**-0.5, "codewords": GAUSSIAN_STD}
+            book.init_gaussian(**plain, generator=start.generator)
         else:
-            plain = (terms**-0.5, GAUSSIAN_STD)
-            balanced = (2.0, 0.0) if init == "zero" else (BALANCED, BALANCED)
-            weights, codewords = plain if scale is None else balanced
-            codewords = 0.0 if init == "zero" else codewords
-            book.init_gaussian(weights=weights, codewords=codewords, generator=start.generator)
+            book.init_gaussian(weights=BALANCED, codewords=BALANCED, generator=start.generator)
+
+    def _fit(self, book: SoftCodebook, rows: Tensor, *, start: Start) -> None:
+        """The best fit of the rows (n, d)."""
+        if self.shape.scale is None:
+            book.init_from(rows)
+            return
+        book.init_gaussian(weights=BALANCED, codewords=0.0, generator=start.generator)
+        book.init_from(rows / self.factor(book.shape.codewords), weights=BALANCED)
+
+    def _fill_zero(self, book: SoftCodebook, start: Start) -> None:
+        """Codewords of 0, so that step 0 equals the frozen model, and weights that keep their
+        gradients alive: each codeword for a place in the text, or draws without a scale."""
+        terms = book.shape.codewords
+        weights = terms**-0.5 if self.shape.scale is None else 2.0
+        book.init_gaussian(weights=weights, codewords=0.0, generator=start.generator)
+        if self.shape.scale is not None:
+            used = min(terms, book.shape.tokens)
+            shares = interpolation(book.shape.tokens, used) * (2 * terms**0.5)
+            book.weights.data[:, :, :used] = shares[:, None]
 
     def _compose(self, book: SoftCodebook) -> Tensor:
-        return self.of_product(book.compose(), book.shape.codewords)
+        return book.compose() * self.factor(book.shape.codewords)
 
     def compose(self) -> Composed:
         return Composed(
@@ -137,7 +155,7 @@ class DeptPrompt(Prompt):
         self.pair.init_zero(deviation, start.generator)
 
     def compose(self) -> Composed:
-        offsets = self.of_product(self.pair.compose(), self.pair.a.shape[1])
+        offsets = self.pair.compose() * self.factor(self.pair.a.shape[1])
         return Composed(prefix=self.of_tokens(self.tokens), offsets=offsets)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:

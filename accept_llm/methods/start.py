@@ -27,6 +27,23 @@ def vocabulary_rows(count: int, start: Start) -> Tensor:
     return start.embed(ids).float().cpu()
 
 
+def interpolation(positions: int, codewords: int) -> Tensor:
+    """Weights (positions, codewords), each row of sum 1: a codeword belongs to a place in the text,
+    and a position between two places takes a part of both. At the start of a text the places are
+    one position apart; they lie further apart, in proportion, the further back they are. There
+    are at most as many codewords as positions."""
+    assert 0 < codewords <= positions, (codewords, positions)
+    last = codewords - 1
+    offset = 1.0
+    while last * math.log1p(1 / offset) > math.log1p((positions - 1) / offset):
+        if offset > positions**2:  # as many codewords as positions: one for each
+            return torch.eye(positions)
+        offset *= 1.05
+    places = torch.log1p(torch.arange(positions) / offset)
+    places = places * (last / places[-1].clamp(min=1e-9))
+    return (1 - (places[:, None] - torch.arange(codewords)).abs()).clamp(min=0)
+
+
 def embedding_scale(start: Start) -> float:
     """The standard deviation of all numbers in the word embeddings of the most common tokens;
     RecipeError where it is 0 or not finite."""

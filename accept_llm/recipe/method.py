@@ -160,7 +160,7 @@ def _leave_room(length: int, budget: int, *, adds: bool) -> None:
 class Accept(PromptMethod):
     """ACCEPT: SCPP (m x d) and SCAP (l x d), both composed from codebooks."""
 
-    rates: ClassVar[dict[str, float]] = {"prepended": 0.05, "added": 0.004}
+    rates: ClassVar[dict[str, float]] = {"prepended": 0.05, "added": 0.008}
     unscaled_rates: ClassVar[dict[str, float]] = {"prepended": 3e-3, "added": 5e-4}
 
     kind: Literal["accept"]
