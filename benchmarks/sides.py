@@ -148,7 +148,8 @@ class Ours(Side):
 
     def __init__(self, variant: Variant, backbone: Backbone, *, classes: int):
         d, m = backbone.hidden_size, variant.m
-        spec: Accept | PromptTuning = PromptTuning(kind="pt", budget=m)
+        # PEFT's parameters are the vectors' own numbers too.
+        spec: Accept | PromptTuning = PromptTuning(kind="pt", budget=m, scale="none")
         if variant.method == "accept":
             spec = Accept(kind="accept", length=m, budget=round(m / SHARE))
         shape = spec.shape(hidden=d, positions=POSITIONS)
