@@ -79,7 +79,7 @@ class PromptMethod(BaseMethod):
     def _one_scale(self) -> "PromptMethod":
         wrong = [field for field, init in self.starts().items() if init == "kaiming"]
         if wrong and self.scale != "none":
-            allowed = "allowed: kaiming with method.scale none, which has a scale of its own"
+            allowed = "allowed: another start, or kaiming with method.scale none"
             raise ValueError("\n".join(f"{field}: got 'kaiming'; {allowed}" for field in wrong))
         return self
 

@@ -83,10 +83,10 @@ def _explain_rates(loaded: Loaded, spec: Train, *, notify: Notify) -> None:
     method = loaded.model.method
     scale = method.shape.scale if isinstance(method.shape, PromptShape) else None
     if scale is not None:
-        rates = ", ".join(f"{name} {spec.lr[name]:.2%}" for name in method.groups())
+        rates = ", ".join(f"{spec.lr[name]:.2%} ({name})" for name in method.groups())
         notify(
-            f"the word embeddings have deviation {scale:.4g}; of it a step moves, at its peak, "
-            f"{rates}"
+            f"the word embeddings have deviation {scale:.4g}; a step at the peak rate moves a "
+            f"prompt by this share of it: {rates}"
         )
 
 
