@@ -55,15 +55,15 @@ def difference(values: np.ndarray, first: np.ndarray) -> tuple[float, float | No
 def compare(groups: Mapping[str, Sequence[Curve]]) -> list[dict[str, Any]]:
     """A line for each group; SystemExit where a group has not as many runs as the first."""
     lines: list[dict[str, Any]] = []
-    first = next(iter(groups.values()))
     for name, curves in groups.items():
-        if len(curves) != len(first):
-            raise SystemExit(f"{name}: got {len(curves)} runs; allowed: {len(first)}, as the first")
         losses, scores = np.array([(curve.validation[-1], curve.score) for curve in curves]).T
-        loss0, score0 = np.array([(curve.validation[-1], curve.score) for curve in first]).T
+        first = lines[0] if lines else {"losses": losses, "scores": scores}
+        if len(curves) != len(first["losses"]):
+            allowed = f"{len(first['losses'])}, as in the first group"
+            raise SystemExit(f"{name}: got {len(curves)} runs; allowed: {allowed}")
         lines.append(
-            {"runs": name, "losses": losses, "loss": difference(losses, loss0)}
-            | {"scores": scores, "score": difference(scores, score0)}
+            {"runs": name, "losses": losses, "loss": difference(losses, first["losses"])}
+            | {"scores": scores, "score": difference(scores, first["scores"])}
         )
     return lines
 
@@ -112,6 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("groups", nargs="+", metavar="NAME=FOLDER[,FOLDER...]")
     parser.add_argument("--picture", type=Path, help="where to draw the curves (.svg, .png)")
     options = parser.parse_args(arguments)
+    for group in options.groups:
+        if "=" not in group:
+            parser.error(f"got {group!r}; allowed: NAME=FOLDER[,FOLDER...]")
     named = dict(group.split("=", 1) for group in options.groups)
     groups = {n: [read_curve(Path(f)) for f in folders.split(",")] for n, folders in named.items()}
     print(table(COLUMNS, compare(groups)))
