@@ -130,7 +130,8 @@ class LinearHead(_ScoreHead):
         self.linear = nn.Linear(hidden, max(classes, 1), bias=bias)
         self.is_score = classes == 0
         generator = torch.Generator().manual_seed(seed)
-        nn.init.normal_(self.linear.weight, std=hidden**-0.5, generator=generator)
+        # Scores near 0: a larger head would first have to be unlearned (docs/learning.md).
+        nn.init.normal_(self.linear.weight, std=0.1 * hidden**-0.5, generator=generator)
         if bias:
             nn.init.zeros_(self.linear.bias)
 

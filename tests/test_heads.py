@@ -48,7 +48,7 @@ def test_linear_head_starts_by_its_seed():
     assert torch.equal(one.weight, two.weight)
     assert not torch.equal(one.weight, other.weight)
     assert not one.bias.any()
-    assert one.weight.std().item() == pytest.approx(1 / 8, rel=0.2)
+    assert one.weight.std().item() == pytest.approx(1 / 80, rel=0.2)
 
 
 def test_class_losses_equal_a_loop():

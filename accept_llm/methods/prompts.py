@@ -18,8 +18,8 @@ from accept_llm.methods.start import (
     GAUSSIAN_STD,
     embedding_scale,
     fill_tokens,
+    first_rows,
     interpolation,
-    vocabulary_rows,
 )
 from accept_llm.recipe.budget import PromptShape
 from accept_llm.recipe.method import Accept, BaseMethod, Dept, PromptMethod, PromptTuning
@@ -65,7 +65,8 @@ class AcceptPrompt(Prompt):
     def fill(self, spec: PromptMethod, start: Start) -> None:
         assert isinstance(spec, Accept), spec
         if self.prepended:
-            self._fill(self.prepended, spec.prepended.init, start=start)
+            usual = "texts" if spec.scale != "none" and start.texts else "vocab"
+            self._fill(self.prepended, spec.prepended.init or usual, start=start)
         if self.added:
             assert spec.added is not None
             self._fill(self.added, spec.added.init, start=start)
@@ -73,8 +74,8 @@ class AcceptPrompt(Prompt):
     def _fill(self, book: SoftCodebook, init: str, *, start: Start) -> None:
         if init == "kaiming":
             book.init_kaiming(start.generator)
-        elif init == "vocab":
-            self._fit(book, vocabulary_rows(book.shape.tokens, start), start=start)
+        elif init in ("texts", "vocab"):
+            self._fit(book, first_rows(init, book.shape.tokens, start=start), start=start)
         elif init == "zero":
             self._fill_zero(book, start)
         elif self.shape.scale is None:

@@ -27,6 +27,16 @@ def vocabulary_rows(count: int, start: Start) -> Tensor:
     return start.embed(ids).float().cpu()
 
 
+def first_rows(init: str, count: int, *, start: Start) -> Tensor:
+    """Word embeddings (count, d), fp32 on the CPU: of training texts or of sampled tokens."""
+    if init == "vocab":
+        return vocabulary_rows(count, start)
+    if start.texts is None:
+        got = "method: a prompt starts from texts, but there are no training texts here"
+        raise RecipeError([f"{got}; allowed: init vocab or gaussian"])
+    return start.embed(start.texts(count)).float().cpu()
+
+
 def interpolation(positions: int, codewords: int) -> Tensor:
     """Weights (positions, codewords), each row of sum 1: a codeword belongs to a place in the text,
     and a position between two places takes a part of both. At the start of a text the places are
@@ -57,10 +67,10 @@ def embedding_scale(start: Start) -> float:
 
 @torch.no_grad()
 def fill_tokens(tokens: Tensor, init: str, *, start: Start, scale: float | None) -> None:
-    """Fills free prompt tokens (m, d) as `method.init` says: vocab, gaussian or kaiming; in units
-    of `scale`, if there is one."""
-    if init == "vocab":
-        tokens.copy_(vocabulary_rows(len(tokens), start) / (scale or 1))
+    """Fills free prompt tokens (m, d) as `method.init` says: texts, vocab, gaussian or kaiming; in
+    units of `scale`, if there is one."""
+    if init in ("texts", "vocab"):
+        tokens.copy_(first_rows(init, len(tokens), start=start) / (scale or 1))
     elif init == "gaussian":
         tokens.normal_(0, 1 if scale else GAUSSIAN_STD, generator=start.generator)
     else:

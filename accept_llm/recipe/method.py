@@ -14,7 +14,9 @@ from accept_llm.recipe.budget import CodebookShape, LinearSize, LoraShape, Promp
 from accept_llm.recipe.messages import parse_section
 from accept_llm.recipe.types import Count, Positive, Size, Spec, kind_of
 
-Init = Literal["vocab", "gaussian", "kaiming"]
+Init = Literal["texts", "vocab", "gaussian", "kaiming"]
+"""texts: embeddings of training texts with the words of their labels; vocab: of random common
+tokens."""
 
 
 class BaseMethod(Spec):
@@ -71,7 +73,7 @@ class PromptMethod(BaseMethod):
     def default_rates(cls, section: Mapping[str, Any]) -> dict[str, float]:
         return cls.unscaled_rates if section.get("scale") == "none" else cls.rates
 
-    def starts(self) -> dict[str, str]:
+    def starts(self) -> Mapping[str, str | None]:
         """What the first values are made from, by the field that says so."""
         raise NotImplementedError
 
@@ -138,7 +140,8 @@ class Prepended(Codebook):
     part = "prepended"
     paper_subspaces = 24
 
-    init: Init = "vocab"
+    init: Init | None = None
+    """Without it, texts; vocab with `scale: none`, and where there are no training texts."""
 
 
 class Added(Codebook):
@@ -172,7 +175,7 @@ class Accept(PromptMethod):
     added: Added | None = Added()
     """null leaves SCAP out."""
 
-    def starts(self) -> dict[str, str]:
+    def starts(self) -> Mapping[str, str | None]:
         parts = (self.prepended, self.added)
         return {f"{part.part}.init": part.init for part in parts if part is not None}
 
@@ -204,7 +207,7 @@ class PromptTuning(PromptMethod):
     budget: Count = 100
     init: Init = "vocab"
 
-    def starts(self) -> dict[str, str]:
+    def starts(self) -> Mapping[str, str | None]:
         return {"init": self.init}
 
     @property
@@ -228,7 +231,7 @@ class Dept(PromptMethod):
     """Without it, the largest that the budget allows."""
     init: Init = "vocab"
 
-    def starts(self) -> dict[str, str]:
+    def starts(self) -> Mapping[str, str | None]:
         return {"init": self.init}
 
     @model_validator(mode="after")

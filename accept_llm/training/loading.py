@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from accept_llm.adapter.card import check_fits, tokenizer_hash
 from accept_llm.adapter.folder import Adapter
@@ -14,6 +15,7 @@ from accept_llm.adapter.folder import load as load_adapter
 from accept_llm.backbones.base import Backbone
 from accept_llm.backbones.loading import choose_layout
 from accept_llm.checks import Prepared
+from accept_llm.data.demonstrations import demonstrations
 from accept_llm.data.encoding import Encoder
 from accept_llm.engines.base import Engine
 from accept_llm.errors import Notify, silent
@@ -23,8 +25,6 @@ from accept_llm.methods.table import build_method
 from accept_llm.models.find import fetch_model
 from accept_llm.models.folder import ModelInfo
 from accept_llm.models.tokenizer import load_tokenizer
-from accept_llm.recipe.budget import Shape
-from accept_llm.recipe.recipe import Recipe
 from accept_llm.storage import cache_dir
 from accept_llm.swarm import probe
 from accept_llm.swarm.folder import FAMILIES
@@ -79,6 +79,9 @@ def load(
     seed, seq2seq = recipe.train.seed, info.architecture == "seq2seq"
     setting = Setting(prepared.task, info.hidden_size, tokenizer, seed, seq2seq)
     head = trained.head if trained else build_head(recipe.head, setting)
+    answer_of = head.answers(tokenizer, encoder_decoder=seq2seq)
+    cache = (cache_dir() / "tokens", tokenizer_hash(info.folder))
+    encode = Encoder(tokenizer, prepared.task, spec=recipe.task, answer_of=answer_of, cache=cache)
     backbone = engine.load_backbone(recipe.model, info, layout=layout)
     found = None
     if info.model_type in FAMILIES:  # of the model as it is, before a method changes its layers
@@ -86,22 +89,24 @@ def load(
         found = probe.take(backbone, tokenizer, info=info, kind=kind, device=engine.device)
         if engine.is_remote:
             notify(probe.check_recorded(found, info, recorded=_record_of(trained, adapter)))
-    method = trained.method if trained else _fresh_method(recipe, shape, backbone=backbone)
+    method = trained.method if trained else _fresh_method(prepared, encode, backbone=backbone)
     method = method.to(engine.device)
     method.attach(backbone.module)
     model = Model(engine, backbone, method, head.to(engine.device), tokenizer)
-    answer_of = head.answers(tokenizer, encoder_decoder=seq2seq)
-    cache = (cache_dir() / "tokens", tokenizer_hash(info.folder))
-    encode = Encoder(tokenizer, prepared.task, spec=recipe.task, answer_of=answer_of, cache=cache)
     return Loaded(model, info, encode, found)
 
 
-def _fresh_method(recipe: Recipe, shape: Shape, *, backbone: Backbone) -> Method:
+def _fresh_method(prepared: Prepared, encode: Encoder, *, backbone: Backbone) -> Method:
     """A method with its first values, the same on every rank and engine."""
-    generator = torch.Generator().manual_seed(recipe.train.seed)
-    return build_method(
-        recipe.method, shape, start=Start(backbone.embed, backbone.vocab_size, generator)
-    )
+    assert prepared.shape is not None
+    generator = torch.Generator().manual_seed(prepared.recipe.train.seed)
+
+    def texts(count: int) -> Tensor:
+        rows = prepared.rows.train
+        return demonstrations(encode, rows, count=count, generator=generator)
+
+    start = Start(backbone.embed, backbone.vocab_size, generator, texts)
+    return build_method(prepared.recipe.method, prepared.shape, start=start)
 
 
 def _record_of(trained: Adapter | None, folder: Path | None) -> probe.Recorded | None:
