@@ -45,8 +45,8 @@ class Start:
     """Token ids (n,) -> their word embeddings (n, d)."""
     vocab_size: int
     generator: torch.Generator
-    texts: Callable[[int], Tensor] | None = None
-    """n -> (n,) tokens of training texts with the words of their labels; None without texts."""
+    examples: Callable[[int], Tensor] | None = None
+    """n -> (n,) tokens of solved training examples; None without training data."""
 
 
 class Method(nn.Module):

@@ -65,7 +65,7 @@ class AcceptPrompt(Prompt):
     def fill(self, spec: PromptMethod, start: Start) -> None:
         assert isinstance(spec, Accept), spec
         if self.prepended:
-            usual = "texts" if spec.scale != "none" and start.texts else "vocab"
+            usual = "examples" if spec.scale != "none" and start.examples else "vocab"
             self._fill(self.prepended, spec.prepended.init or usual, start=start)
         if self.added:
             assert spec.added is not None
@@ -74,7 +74,7 @@ class AcceptPrompt(Prompt):
     def _fill(self, book: SoftCodebook, init: str, *, start: Start) -> None:
         if init == "kaiming":
             book.init_kaiming(start.generator)
-        elif init in ("texts", "vocab"):
+        elif init in ("examples", "vocab"):
             self._fit(book, first_rows(init, book.shape.tokens, start=start), start=start)
         elif init == "zero":
             self._fill_zero(book, start)

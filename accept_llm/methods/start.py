@@ -28,13 +28,14 @@ def vocabulary_rows(count: int, start: Start) -> Tensor:
 
 
 def first_rows(init: str, count: int, *, start: Start) -> Tensor:
-    """Word embeddings (count, d), fp32 on the CPU: of training texts or of sampled tokens."""
+    """Word embeddings (count, d), fp32 on the CPU: of solved training examples or of
+    sampled tokens."""
     if init == "vocab":
         return vocabulary_rows(count, start)
-    if start.texts is None:
-        got = "method: a prompt starts from texts, but there are no training texts here"
+    if start.examples is None:
+        got = "method: init is examples, but there is no training data here"
         raise RecipeError([f"{got}; allowed: init vocab or gaussian"])
-    return start.embed(start.texts(count)).float().cpu()
+    return start.embed(start.examples(count)).float().cpu()
 
 
 def interpolation(positions: int, codewords: int) -> Tensor:
@@ -67,9 +68,9 @@ def embedding_scale(start: Start) -> float:
 
 @torch.no_grad()
 def fill_tokens(tokens: Tensor, init: str, *, start: Start, scale: float | None) -> None:
-    """Fills free prompt tokens (m, d) as `method.init` says: texts, vocab, gaussian or kaiming; in
-    units of `scale`, if there is one."""
-    if init in ("texts", "vocab"):
+    """Fills free prompt tokens (m, d) as `method.init` says: examples, vocab, gaussian or kaiming;
+    in units of `scale`, if there is one."""
+    if init in ("examples", "vocab"):
         tokens.copy_(first_rows(init, len(tokens), start=start) / (scale or 1))
     elif init == "gaussian":
         tokens.normal_(0, 1 if scale else GAUSSIAN_STD, generator=start.generator)

@@ -14,9 +14,9 @@ from accept_llm.recipe.budget import CodebookShape, LinearSize, LoraShape, Promp
 from accept_llm.recipe.messages import parse_section
 from accept_llm.recipe.types import Count, Positive, Size, Spec, kind_of
 
-Init = Literal["texts", "vocab", "gaussian", "kaiming"]
-"""texts: embeddings of training texts with the words of their labels; vocab: of random common
-tokens."""
+Init = Literal["examples", "vocab", "gaussian", "kaiming"]
+"""The word embeddings that a prompt starts from. examples: of training texts, each with the word of
+its label; vocab: of random common tokens."""
 
 
 class BaseMethod(Spec):
@@ -141,7 +141,7 @@ class Prepended(Codebook):
     paper_subspaces = 24
 
     init: Init | None = None
-    """Without it, texts; vocab with `scale: none`, and where there are no training texts."""
+    """Without it, examples; vocab with `scale: none`."""
 
 
 class Added(Codebook):

@@ -101,11 +101,11 @@ def _fresh_method(prepared: Prepared, encode: Encoder, *, backbone: Backbone) ->
     assert prepared.shape is not None
     generator = torch.Generator().manual_seed(prepared.recipe.train.seed)
 
-    def texts(count: int) -> Tensor:
+    def examples(count: int) -> Tensor:
         rows = prepared.rows.train
         return demonstrations(encode, rows, count=count, generator=generator)
 
-    start = Start(backbone.embed, backbone.vocab_size, generator, texts)
+    start = Start(backbone.embed, backbone.vocab_size, generator, examples)
     return build_method(prepared.recipe.method, prepared.shape, start=start)
 
 
