@@ -1,14 +1,17 @@
 """Solved training examples, which a prompt may start from."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from accept_llm.data.demonstrations import demonstrations
+from accept_llm.data.demonstrations import answer_text, demonstrations
 from accept_llm.data.encoding import Encoder
 from accept_llm.data.sources import task_from
 from accept_llm.models.tokenizer import load_tokenizer
 from accept_llm.recipe.task import FileTask
 from accept_llm.tasks.base import Example
+from accept_llm.tasks.table import TASKS
 
 WORDS = ("bad", "good")
 
@@ -71,3 +74,11 @@ def test_the_seed_decides(encoder):
     examples = [example(i, i % 2, words=6) for i in range(400)]
     assert draw(encoder, examples, 60) == draw(encoder, examples, 60)
     assert draw(encoder, examples, 60) != draw(encoder, examples, 60, seed=2)
+
+
+def test_the_answer_is_a_word_a_score_or_the_first_gold_answer():
+    one = replace(example(1, 1, words=1), label=1)
+    assert answer_text(TASKS["sst2"], one) == TASKS["sst2"].words[1]
+    assert answer_text(TASKS["stsb"], replace(one, label=3.8)) == "3.8"
+    assert answer_text(TASKS["stsb"], replace(one, label=5.0)) == "5"
+    assert answer_text(TASKS["squad"], replace(one, label=("a lamp", "lamp"))) == "a lamp"
