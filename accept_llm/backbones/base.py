@@ -77,6 +77,16 @@ class Root(torch.nn.Module):
         x = self.lm.get_input_embeddings()(tokens)
         return x if offsets is None else x + offsets
 
+    def logits(self, at: Tensor, **inputs: Any) -> Tensor:
+        """Logits (n, V) at `at` (n,) of the flattened positions, by the family's own forward: what
+        it does before and after its LM head (a scale, a soft cap) is done, at these alone."""
+        head = self.lm.get_output_embeddings()
+        chosen = head.register_forward_pre_hook(lambda _, given: (given[0].flatten(0, 1)[at],))
+        try:
+            return self.lm(**inputs, use_cache=False).logits
+        finally:
+            chosen.remove()
+
 
 @torch.no_grad()
 def embed(root: torch.nn.Module, ids: Tensor) -> Tensor:

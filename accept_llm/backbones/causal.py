@@ -46,8 +46,11 @@ class CausalRoot(Root):
     ) -> Tensor:
         """tokens (b, t), of the prompt a prefix (m, d) and offsets (t, d) or (b, t, d), of the
         layout position_ids, mask and packing -> what `reads` names: embeddings (b, t, d); states
-        (n, d) or logits (n, V) at `at` (n,) of the flattened (b * (m + t)) positions; or tokens
-        (b, n), where `at` (b, m) is the prefix's place."""
+        (n, d) or logits (n, V) at `at` (n,) of the flattened (b * (m + t)) positions; own: the
+        model's own logits (b * t, V) of the tokens; or tokens (b, n), where `at` (b, m) is the
+        prefix's place."""
+        if reads == "own":
+            return self.lm(input_ids=tokens, use_cache=False).logits.flatten(0, 1)
         prefix, mask = prompt.get("prefix"), layout.get("mask")
         x = self.embed_tokens(tokens, prompt.get("offsets"))
         if reads == "embeddings":
@@ -62,10 +65,12 @@ class CausalRoot(Root):
             x = torch.cat([prefix.expand(len(x), -1, -1), x], dim=1)  # (b, m + t, d)
         packing = layout.get("packing")
         packed = {"packing": packing, "attention_mask": mask} if packing else {}
-        positions = layout.get("position_ids")
-        out = self.lm.base_model(inputs_embeds=x, position_ids=positions, use_cache=False, **packed)
-        states = out.last_hidden_state.flatten(0, 1)[at]  # (n, d)
-        return states if reads == "states" else self.lm.get_output_embeddings()(states)
+        inputs = {"inputs_embeds": x, "position_ids": layout.get("position_ids"), **packed}
+        if reads == "logits":
+            assert at is not None
+            return self.logits(at, **inputs)
+        out = self.lm.base_model(use_cache=False, **inputs)
+        return out.last_hidden_state.flatten(0, 1)[at]
 
 
 class CausalBackbone:

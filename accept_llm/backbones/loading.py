@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from accept_llm.backbones.base import Backbone, Layout
 from accept_llm.backbones.causal import CausalBackbone, CausalRoot
 from accept_llm.backbones.compiled import compile_parts
+from accept_llm.backbones.families import check_held
 from accept_llm.backbones.int8 import fill_int8, use_int8
 from accept_llm.backbones.linear import needs_fp32, with_fp32_products
 from accept_llm.backbones.seq2seq import Seq2SeqBackbone, Seq2SeqRoot
@@ -23,12 +24,6 @@ from accept_llm.models.folder import ModelInfo
 from accept_llm.recipe.model import ModelSpec, Quantization
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-# Families whose attention takes our mask as it is; tests/backbones/test_backbones.py holds each to
-# it.
-PACKED = (
-    *("gemma", "gpt2", "gpt_neox", "granite", "llama", "mistral", "mixtral", "olmo2", "opt"),
-    *("phi", "phi3", "qwen2", "qwen3", "smollm3", "starcoder2"),
-)
 
 
 @dataclass(frozen=True)
@@ -44,36 +39,6 @@ class Sharding:
 
 
 UNSHARDED = Sharding(lambda root, parts: None)
-
-
-def choose_layout(
-    info: ModelInfo, *, asked: Layout | None, longest: int, device: str = "cpu"
-) -> Layout:
-    """The layout that was asked for, else packed for a causal LM and padded for others.
-
-    Raises RecipeError where packed could give other states than padded, and where the device has
-    no kernel for it; `longest` is the prompt and the longest input together.
-    """
-    from transformers import AutoConfig
-
-    layout = asked or ("padded" if info.architecture == "seq2seq" else "packed")
-    if layout == "padded":
-        return layout
-    problem = ""
-    window = getattr(AutoConfig.from_pretrained(info.folder), "sliding_window", None)
-    if info.model_type not in PACKED:
-        problem = f"allowed for {info.model_type}: padded (packed: {', '.join(PACKED)})"
-    elif window is not None and window < longest:
-        problem = (
-            f"the model's attention window ({window}) is shorter than prompt and input "
-            f"({longest}); allowed: padded, or a smaller task.max_length"
-        )
-    elif layout == "packed_flex" and device != "cuda":
-        problem = f"FlexAttention has no gradient on a device of type {device}; allowed: packed"
-    if problem:
-        got = f"got {asked!r}" if asked else "not given, which means packed"
-        raise RecipeError([f"model.layout: {got}; {problem}"])
-    return layout
 
 
 def load_backbone(
@@ -95,6 +60,8 @@ def load_backbone(
         compile_parts(lm, _layers(lm))
     if spec.checkpointing:
         checkpoint_blocks(lm)
+    if isinstance(backbone, CausalBackbone):
+        check_held(backbone, info)
     return backbone
 
 

@@ -55,29 +55,36 @@ class Seq2SeqRoot(Root):
             assert targets is not None
             assert mask is not None
             answers, owner = targets
-            states = self._decode(encoded[owner], mask[owner], inputs=self._shift(answers))
-            return log_likelihoods(self._logits(states[answers != IGNORED]), answers)
-        states = self._decode(encoded, mask, inputs=self._shift(tokens[:, :1]))[:, 0]
-        return states if reads == "states" else self._logits(states)
+            at = (answers != IGNORED).flatten().nonzero()[:, 0]
+            inputs = self._decoding(encoded[owner], mask[owner], said=answers)
+            return log_likelihoods(self.logits(at, **inputs), answers)
+        first = tokens[:, :1]
+        if reads == "logits":
+            at = torch.arange(len(tokens), device=tokens.device)
+            return self.logits(at, **self._decoding(encoded, mask, said=first))
+        out = self.lm.decoder(
+            input_ids=self._shift(first),
+            encoder_hidden_states=encoded,
+            encoder_attention_mask=mask,
+            use_cache=False,
+        )
+        return out.last_hidden_state[:, 0]
+
+    def _decoding(self, encoded: Tensor, mask: Any, *, said: Tensor) -> dict[str, Any]:
+        """What the model reads to say tokens (R, a) after inputs that the encoder has read. Padding
+        on the right is seen by none before it."""
+        from transformers.modeling_outputs import BaseModelOutput
+
+        return {
+            "encoder_outputs": BaseModelOutput(last_hidden_state=encoded),
+            "attention_mask": mask,
+            "decoder_input_ids": self._shift(said),
+        }
 
     def _shift(self, answers: Tensor) -> Tensor:
         """What the decoder reads to say `answers`: its start token, then all but the last."""
         start = answers.new_full((len(answers), 1), self.lm.config.decoder_start_token_id)
         return torch.cat([start, answers[:, :-1].clamp(min=0)], dim=1)
-
-    def _decode(self, encoded: Tensor, mask: Any, *, inputs: Tensor) -> Tensor:
-        out = self.lm.decoder(
-            input_ids=inputs,
-            encoder_hidden_states=encoded,
-            encoder_attention_mask=mask,
-            use_cache=False,
-        )
-        return out.last_hidden_state  # (R, a, d); padding on the right is seen by none before it
-
-    def _logits(self, states: Tensor) -> Tensor:
-        if self.lm.config.scale_decoder_outputs:  # T5 v1.0, whose LM head is the embedding
-            states = states * self.lm.config.d_model**-0.5
-        return self.lm.get_output_embeddings()(states)
 
 
 class Seq2SeqBackbone:

@@ -9,11 +9,12 @@ from accept_llm.recipe.budget import LinearSize
 
 # Causal families by their feed-forward part: with a gate (three matrices), or without (two).
 GATED = (
-    *("gemma", "gemma2", "granite", "llama", "mistral", "mixtral", "olmo2", "phi3"),
-    *("qwen2", "qwen3", "smollm3"),
+    *("cohere", "gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "mixtral", "olmo"),
+    *("olmo2", "phi3", "qwen2", "qwen3", "smollm3"),
 )
 LLAMA_NAMES = (
-    *("gemma", "gemma2", "granite", "llama", "mistral", "olmo2", "qwen2", "qwen3", "smollm3"),
+    *("cohere", "gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral", "olmo", "olmo2"),
+    *("qwen2", "qwen3", "smollm3"),
 )
 PLAIN = ("gpt2", "gpt_neox", "opt", "phi", "starcoder2")
 
@@ -156,7 +157,9 @@ def read_sizes(config: Mapping[str, Any]) -> Sizes:
 
 
 # What a config that does not say it means (transformers' default of the family).
-_TIED = {**dict.fromkeys(("gemma", "gemma2", "gpt2", "opt", "starcoder2", "smollm3"), True)}
+_TIED = dict.fromkeys(
+    ("cohere", "gemma", "gemma2", "gemma3_text", "gpt2", "opt", "starcoder2", "smollm3"), True
+)
 
 
 def _t5(config: Mapping[str, Any]) -> Sizes:

@@ -13,7 +13,7 @@ from accept_llm.adapter.card import check_fits, tokenizer_hash
 from accept_llm.adapter.folder import Adapter
 from accept_llm.adapter.folder import load as load_adapter
 from accept_llm.backbones.base import Backbone
-from accept_llm.backbones.loading import choose_layout
+from accept_llm.backbones.families import choose_layout
 from accept_llm.checks import Prepared
 from accept_llm.data.demonstrations import demonstrations
 from accept_llm.data.encoding import Encoder

@@ -6,38 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 from support.backbones import CPU, LENGTHS, L, M, alone, close, gradients, info_of, prompt_of, wrap
-from transformers import AutoConfig, AutoModelForCausalLM
+from support.families import save_family
+from transformers import AutoModelForCausalLM
 
 from accept_llm.backbones.causal import CausalBackbone
-from accept_llm.backbones.loading import PACKED, choose_layout, load_whole
+from accept_llm.backbones.families import choose_layout
+from accept_llm.backbones.loading import load_whole
 from accept_llm.data.batches import Batch, collate
 from accept_llm.data.encoding import Encoded
 from accept_llm.errors import RecipeError
 from accept_llm.methods.base import Composed
 from accept_llm.models.folder import ModelInfo
-
-# Tiny members of other families; at std 0.15 a wrong mask or position cannot hide.
-SIZES = {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-SIZES |= {"intermediate_size": 48, "initializer_range": 0.15, "max_position_embeddings": 64}
-FAMILIES = {
-    **dict.fromkeys(["granite", "qwen2", "starcoder2"], SIZES | {"num_key_value_heads": 2}),
-    **dict.fromkeys(["gpt_neox", "phi"], SIZES),
-    **dict.fromkeys(["olmo2", "phi3"], SIZES | {"num_key_value_heads": 2, "pad_token_id": 0}),
-    "gemma": SIZES | {"num_key_value_heads": 2, "head_dim": 8},
-    "mixtral": SIZES | {"num_key_value_heads": 2, "num_local_experts": 2},
-    "opt": SIZES | {"ffn_dim": 48, "word_embed_proj_dim": 32},
-    "qwen3": SIZES | {"num_key_value_heads": 2, "head_dim": 16},
-    "mistral": SIZES | {"num_key_value_heads": 1, "sliding_window": 32},
-    "smollm3": SIZES | {"num_key_value_heads": 2, "pad_token_id": 0},
-    "gpt2": {
-        **{"vocab_size": 90, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
-        **{"initializer_range": 0.15, "bos_token_id": 1, "eos_token_id": 2},
-    },
-    "bloom": {
-        **{"vocab_size": 90, "hidden_size": 32, "n_layer": 2, "n_head": 4},
-        **{"initializer_range": 0.15, "use_cache": False},
-    },
-}
 
 
 def batch_of(vocabulary: int) -> Batch:
@@ -71,14 +50,6 @@ LAYOUTS = pytest.mark.parametrize("layout", ["padded", "packed"])
 def test_llama_batch_equals_its_examples(llama, layout, prefix, offsets):
     hidden = llama.config.hidden_size
     agree(llama, layout, prompt_of(hidden, prefix=bool(prefix), offsets=bool(offsets)))
-
-
-@LAYOUTS
-@pytest.mark.parametrize("family", sorted(set(PACKED) - {"llama"}))
-def test_family_batch_equals_its_examples(family, layout):
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **FAMILIES[family])
-    agree(AutoModelForCausalLM.from_config(config), layout, prompt_of(32))
 
 
 @LAYOUTS
@@ -148,13 +119,7 @@ def test_embeddings_are_the_models(tiny_llama):
 
 
 def save(folder: Path, tiny_llama: Path, family: str, **changes) -> ModelInfo:
-    """A random model of another family, with tiny_llama's tokenizer."""
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **(FAMILIES[family] | changes))
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    for file in tiny_llama.glob("tokenizer*"):
-        (folder / file.name).write_bytes(file.read_bytes())
-    return info_of(folder)
+    return info_of(save_family(folder, tiny_llama, family, **changes))
 
 
 def test_packed_needs_a_window_that_sees_everything(tmp_path, tiny_llama):

@@ -17,7 +17,8 @@ from support.tiny_models import write_t5
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from accept_llm.backbones import int8, linear
-from accept_llm.backbones.loading import PACKED, load_whole
+from accept_llm.backbones.families import PACKED
+from accept_llm.backbones.loading import load_whole
 from accept_llm.checks import Prepared, prepare
 from accept_llm.cli import train as cli
 from accept_llm.data.batches import collate
@@ -51,6 +52,7 @@ SMALL = {
 T5 = {"d_model": 64, "d_kv": 8, "d_ff": 160, "num_heads": 4, "num_layers": 3, "vocab_size": 500}
 FAMILIES: dict[str, dict[str, Any]] = {
     **{name: {**SMALL, "model_type": name} for name in ("llama", "mistral", "qwen3", "phi3")},
+    **{name: {**SMALL, "model_type": name} for name in ("cohere", "gemma3_text", "olmo")},
     "llama tied": {**SMALL, "model_type": "llama", "tie_word_embeddings": True},
     "wide heads": {**SMALL, "model_type": "qwen3", "head_dim": 32},
     "mixtral": {**SMALL, "model_type": "mixtral", "num_local_experts": 4},
