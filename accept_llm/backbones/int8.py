@@ -59,10 +59,15 @@ class Int8Embedding(_Quantised):
 
     def __init__(self, like: nn.Embedding):
         super().__init__(like.num_embeddings, like.embedding_dim, dtype=like.weight.dtype)
+        like.padding_idx = None  # what is looked up in is a few rows
+        self._like = [like]  # in a list, so that it is no part of the model
 
     def forward(self, ids: Tensor) -> Tensor:
+        """By the family's own forward (Gemma's scales what it looks up), in these rows alone."""
         rows = self.weight[ids.flatten()], self.scale[ids.flatten()]
-        return dequantise(*rows, dtype=self.scale.dtype).view(*ids.shape, self.in_features)
+        table = dequantise(*rows, dtype=self.scale.dtype)
+        places = torch.arange(len(table), device=ids.device).view(ids.shape)
+        return torch.func.functional_call(self._like[0], {"weight": table}, (places,))
 
 
 class _Product(torch.autograd.Function):
@@ -137,13 +142,19 @@ def use_int8(lm: Any) -> None:
         for name, child in list(parent.named_children()):
             if child in made:
                 setattr(parent, name, made[child])
-            elif child is words or isinstance(child, nn.Linear):
+            elif child is words or _is_linear(child):
                 new = Int8Embedding(child) if child is words else Int8Linear(child)
                 twin = twins.setdefault(child.weight, new)
                 new.weight, new.scale = twin.weight, twin.scale
                 made[child] = new
                 setattr(parent, name, new)
     _refuse_others(lm)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Whether it computes what nn.Linear does; Falcon's does so by a forward of its own."""
+    is_plain = type(module).forward is nn.Linear.forward
+    return isinstance(module, nn.Linear) and (is_plain or type(module).__name__ == "FalconLinear")
 
 
 def _refuse_others(lm: nn.Module) -> None:

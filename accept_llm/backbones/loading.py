@@ -17,6 +17,7 @@ from accept_llm.backbones.compiled import compile_parts
 from accept_llm.backbones.families import check_held
 from accept_llm.backbones.int8 import fill_int8, use_int8
 from accept_llm.backbones.linear import needs_fp32, with_fp32_products
+from accept_llm.backbones.names import ModelCheckpoint
 from accept_llm.backbones.seq2seq import Seq2SeqBackbone, Seq2SeqRoot
 from accept_llm.backbones.slices import Checkpoint
 from accept_llm.errors import RecipeError
@@ -114,7 +115,7 @@ def load_sharded(
     # Buffers (rotary frequencies) are made for real: no checkpoint holds them.
     with init_empty_weights(include_buffers=False):
         lm = _auto_class(info).from_config(config, dtype=DTYPES[dtype])
-    checkpoint = Checkpoint(info.files)
+    checkpoint = ModelCheckpoint(Checkpoint(info.files), lm)
     _refuse_missing(lm, info, missing=_tie(lm, checkpoint))
     if quantization == "int8":
         use_int8(lm)
@@ -191,7 +192,7 @@ def _freeze(
 # --- sharded ----------------------------------------------------------------------------
 
 
-def _tie(lm: Any, checkpoint: Checkpoint) -> set[str]:
+def _tie(lm: Any, checkpoint: ModelCheckpoint) -> set[str]:
     """Ties what is one weight, as from_pretrained does: what is stored counts, and of two
     stored weights whether they are equal. Returns the names of the weights that are missing."""
     missing = set(dict(lm.named_parameters(remove_duplicate=False))) - checkpoint.names
@@ -242,7 +243,7 @@ def _materialise(root: nn.Module, device: torch.device, *, home: torch.device) -
         setattr(root.get_submodule(parent), last, buffer)
 
 
-def _fill(lm: nn.Module, info: ModelInfo, *, checkpoint: Checkpoint) -> None:
+def _fill(lm: nn.Module, info: ModelInfo, *, checkpoint: ModelCheckpoint) -> None:
     """Reads this rank's rows of every stored parameter and buffer, once for a tied weight."""
     filled: set[int] = set()
     tensors = lm.state_dict(keep_vars=True)

@@ -70,6 +70,13 @@ class Checkpoint:
                 if not direct:
                     piece.copy_(buffer)
 
+    def read(self, name: str) -> Tensor:
+        """The whole tensor, as it is stored."""
+        stored = self._tensors[name]
+        out = torch.empty(stored.shape, dtype=_dtype(name, stored))
+        self.read_flat(name, 0, out=out.view(-1))
+        return out
+
     def same(self, one: str, other: str) -> bool:
         """Whether two names hold the same numbers in the same dtype and shape."""
         a, b = self._tensors[one], self._tensors[other]
