@@ -2,9 +2,12 @@
 an engine has cut the parameters up.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -86,9 +89,10 @@ def load_whole(
             quantization=quantization,
         )
     more = _bitsandbytes(quantization, DTYPES[dtype], device=device) if quantization else {}
-    loaded: Any = _auto_class(info).from_pretrained(
-        info.folder, dtype=DTYPES[dtype], output_loading_info=True, **more
-    )
+    with _without_adapter(info) as folder:
+        loaded: Any = _auto_class(info).from_pretrained(
+            folder, dtype=DTYPES[dtype], output_loading_info=True, **more
+        )
     lm, report = loaded
     _refuse_missing(
         lm, info, missing=report["missing_keys"]
@@ -125,6 +129,19 @@ def load_sharded(
     _materialise(root, device, home=sharding.home or device)
     _fill(lm, info, checkpoint=checkpoint)
     return _freeze(root, info, device=device, dtype=sharding.dtype or dtype, layout=layout)
+
+
+@contextmanager
+def _without_adapter(info: ModelInfo) -> Iterator[Path]:
+    """The model's folder as from_pretrained may see it: it would put a LoRA on that lies there."""
+    if not info.has_adapter:
+        yield info.folder
+        return
+    with TemporaryDirectory() as folder:
+        for file in info.folder.iterdir():
+            if not file.name.startswith("adapter_"):
+                (Path(folder) / file.name).symlink_to(file.resolve())
+        yield Path(folder)
 
 
 def _bitsandbytes(quantization: str, dtype: torch.dtype, *, device: torch.device) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from accept_llm.errors import did_you_mean
 from accept_llm.recipe.budget import LinearSize
 
 CONFIG = "config.json"
+LORA = "adapter_config.json"  # PEFT's
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
@@ -65,6 +66,11 @@ class ModelInfo:
     """config.json."""
     linears: tuple[LinearSize, ...] = field(default=(), compare=False, repr=False)
     """The linear layers, layer by layer."""
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter of PEFT lies beside the weights, which nothing here reads."""
+        return (self.folder / LORA).is_file()
 
     @property
     def architecture(self) -> Literal["causal", "seq2seq"]:
@@ -135,7 +141,7 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
             return read_json(path), []
         except ValueError as error:
             return {}, [str(error)]
-    if (folder / "adapter_config.json").is_file():
+    if (folder / LORA).is_file():
         return {}, [f"{folder} has no {CONFIG}; an adapter is there; needed: its base model"]
     return {}, [f"{folder} has no {CONFIG}; allowed: a folder as save_pretrained writes it"]
 

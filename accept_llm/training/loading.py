@@ -82,6 +82,8 @@ def load(
     answer_of = head.answers(tokenizer, encoder_decoder=seq2seq)
     cache = (cache_dir() / "tokens", tokenizer_hash(info.folder))
     encode = Encoder(tokenizer, prepared.task, spec=recipe.task, answer_of=answer_of, cache=cache)
+    if info.has_adapter:
+        notify(f"note: model: {info.folder} has an adapter too; the base model alone is used")
     backbone = engine.load_backbone(recipe.model, info, layout=layout)
     found = None
     if info.model_type in FAMILIES:  # of the model as it is, before a method changes its layers

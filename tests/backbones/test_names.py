@@ -2,6 +2,7 @@
 every engine, against from_pretrained."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,18 @@ import torch
 from safetensors.torch import save_file
 from support.backbones import CPU, answered_batch, info_of
 from support.families import FAMILIES, model_of, save_family
-from support.runs import FORKSERVER, finish, free_port
+from support.runs import FORKSERVER, finish, free_port, recipe_data
 from torch import Tensor
 
 from accept_llm.backbones.families import PADDED
 from accept_llm.backbones.loading import UNSHARDED, load_sharded, load_whole
+from accept_llm.checks import prepare
+from accept_llm.engines.base import open_engine
 from accept_llm.errors import RecipeError
 from accept_llm.methods.base import Composed
 from accept_llm.recipe.model import FolderModel
+from accept_llm.recipe.recipe import parse_recipe
+from accept_llm.training.loading import load
 
 NAMES = ("saved", "bare", "own")
 """As save_pretrained writes them; without the prefix of the base model, as GPT-2 lies on the Hub;
@@ -77,6 +82,22 @@ def test_int8_is_near_or_refused_by_name(folders, family, names):
         return
     got, want = logits(sliced(folder, "int8")), logits(whole(folder))
     assert 0 < (got - want).norm() < 0.2 * want.norm()
+
+
+def test_a_lora_in_the_folder_is_left_out(tmp_path, tiny_llama):
+    peft = pytest.importorskip("peft")
+    lora = peft.LoraConfig(target_modules=["q_proj"], r=4, init_lora_weights=False)
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+    peft.get_peft_model(whole(folder).module.lm, lora).save_pretrained(folder)
+    assert (folder / "adapter_config.json").is_file()
+    want = whole(tiny_llama)
+    for got in whole(folder), sliced(folder):
+        for name, weight in want.module.lm.state_dict().items():
+            assert torch.equal(got.module.lm.state_dict()[name], weight), name
+    said = []
+    data = recipe_data(tmp_path, folder)
+    load(prepare(parse_recipe(data), "single"), open_engine("single"), notify=said.append)
+    assert f"note: model: {folder} has an adapter too; the base model alone is used" in said
 
 
 # --- in shards --------------------------------------------------------------------------
