@@ -69,7 +69,7 @@ def train(
 
     `engine` is one of accept_llm/engines/facts.py. One with several ranks needs its processes
     started (torchrun, `accelerate launch`). `force` skips the check of memory. Raises `Stopped`
-    where SIGTERM ended the run early.
+    where SIGTERM or Ctrl-C ended the run early.
     """
     if engine not in ENGINES:
         raise RecipeError([f"engine: got {engine!r}; allowed: {', '.join(ENGINES)}"])
@@ -115,6 +115,8 @@ def run(
     recipe = prepared.recipe
     if resume and not recipe.run_dir.exists():
         notify(f"note: there is no {recipe.run_dir} to resume; the run starts at step 0")
+    for note in prepared.rows.notes:
+        notify(f"note: {note}")
     notify(f"{recipe.name}: {prepared.rows.summary}; loading the model")
     from accept_llm.training.run import train as train_prepared
 

@@ -48,8 +48,8 @@ def quiet() -> None:
 
 @contextmanager
 def running() -> Iterator[None]:
-    """Training, or a backbone, that cannot go on: a message, and exit code 1. A run that SIGTERM
-    ends: a message."""
+    """Training, or a backbone, that cannot go on: a message, and exit code 1. A run that a
+    signal ends: a message, and 128 and its number (SIGTERM 143, Ctrl-C 130)."""
     quiet()
     from accept_llm.backbones.base import BackboneError
     from accept_llm.training.trainer import Stopped, TrainingError
@@ -58,7 +58,7 @@ def running() -> Iterator[None]:
         yield
     except Stopped as stop:
         notify(str(stop))
-        raise typer.Exit(0) from None
+        raise typer.Exit(128 + stop.number) from None
     except (BackboneError, TrainingError) as error:
         complain(str(error))
         raise typer.Exit(1) from None

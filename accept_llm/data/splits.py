@@ -7,7 +7,7 @@ import numpy as np
 from accept_llm.data.sources import Examples, Reader, _reader, task_from
 from accept_llm.errors import RecipeError
 from accept_llm.recipe.task import BuiltinTask, FileTask, TaskSpec
-from accept_llm.tasks.base import Task
+from accept_llm.tasks.base import Task, join_names
 
 CARVED = 1000  # training rows that become validation where a task is large
 
@@ -26,6 +26,17 @@ class Splits:
         """The task's name and the rows of each split, for the eye."""
         sizes = [f"{len(getattr(self, s))} {s}" for s in ("train", "validation", "test")]
         return f"{self.task.name}, {', '.join(sizes)} rows"
+
+    @property
+    def notes(self) -> list[str]:
+        """A line for each split that lacks rows of some of the task's classes."""
+        found = []
+        for split in ("train", "validation", "test"):
+            seen = {example.label for example in getattr(self, split)}
+            absent = [name for i, name in enumerate(self.task.labels) if i not in seen]
+            if absent:
+                found.append(f"task.labels: no {split} row has {join_names(absent)}")
+        return found
 
 
 def load_splits(spec: TaskSpec, *, seed: int, task: Task | None = None) -> Splits:

@@ -14,7 +14,7 @@ from typing import Any
 
 Numbers = Sequence[int] | Sequence[float]
 Golds = Sequence[Sequence[str]]
-Metric = Callable[[Sequence[Any], Sequence[Any]], float]
+Metric = Callable[..., float]
 
 
 def _checked(labels: Numbers, predictions: Numbers) -> bool:
@@ -31,13 +31,13 @@ def accuracy(labels: Numbers, predictions: Numbers) -> float:
     return float(accuracy_score(labels, predictions))
 
 
-def f1(labels: Numbers, predictions: Numbers) -> float:
-    """F1 of class 1 for two classes; with a class index above 1, the mean over the classes
-    that occur (macro). A class that is never right has 0."""
+def f1(labels: Numbers, predictions: Numbers, *, classes: int = 2) -> float:
+    """F1 of class 1 in a task of two classes; of more, the mean over those that occur (macro). A
+    class that is never right has 0."""
     from sklearn.metrics import f1_score
 
     _checked(labels, predictions)
-    average = "binary" if max(*labels, *predictions) <= 1 else "macro"
+    average = "binary" if classes == 2 else "macro"
     return float(f1_score(labels, predictions, average=average, zero_division=0))
 
 
@@ -115,3 +115,12 @@ METRICS: dict[str, Metric] = {
     "squad_f1": squad_f1,
     "exact_match": exact_match,
 }
+
+
+def measure(
+    name: str, labels: Sequence[Any], predictions: Sequence[Any], *, classes: int
+) -> float:
+    """A metric in a task of so many classes, whichever of them occur here."""
+    if name == "f1":
+        return f1(labels, predictions, classes=classes)
+    return METRICS[name](labels, predictions)

@@ -13,7 +13,7 @@ from accept_llm.engines.base import Engine
 from accept_llm.heads import Head
 from accept_llm.methods.base import Method
 from accept_llm.tasks.base import Task, read_score
-from accept_llm.tasks.metrics import METRICS
+from accept_llm.tasks.metrics import measure
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,11 @@ def score(
     """The task's metrics by name, the main one first, and the mean loss."""
     labels = [row.label for row in rows]
     guesses = [answer(task, p) for p in predictions]
-    values = {name: METRICS[name](labels, guesses) for name in (task.metric, *task.extra_metrics)}
+    classes = len(task.labels)
+    values = {
+        name: measure(name, labels, guesses, classes=classes)
+        for name in (task.metric, *task.extra_metrics)
+    }
     targets = sum(p.targets for p in predictions)
     return {**values, "loss": sum(p.loss for p in predictions) / targets}
 

@@ -39,7 +39,7 @@ Rows = dict[str, list[Encoded]]
 def train(
     prepared: Prepared, *, engine_kind: str, resume: bool, notify: Notify, bar: bool = False
 ) -> Result:
-    """Trains a prepared recipe and writes its run folder. Raises `Stopped` where SIGTERM ended it
+    """Trains a prepared recipe and writes its run folder. Raises `Stopped` where a signal ended it
     early, `TrainingError` where it cannot go on."""
     recipe = prepared.recipe
     with opened_engine(engine_kind, recipe.engine) as engine:
@@ -57,8 +57,8 @@ def train(
             trainer.resume()
         with trainer.log:
             trainer.run()
-        if trainer.stopped_by_signal:
-            raise Stopped(f"stopped by SIGTERM at step {trainer.step}; continue with --resume")
+        if trainer.stopped_by:
+            raise Stopped(trainer.stopped_by, trainer.step)
         clock.append(time.perf_counter())
         measured = _finish(prepared, loaded, rows=rows, trainer=trainer)
         clock.append(time.perf_counter())

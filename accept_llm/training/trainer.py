@@ -5,9 +5,11 @@ the resumable state. It knows no engine by name and no layout.
 """
 
 import math
+import os
 import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from accept_llm.training.evaluate import Model
 from accept_llm.training.state import FILE, load_state, save_state
 
 Scores = dict[str, float]
+STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 class TrainingError(RuntimeError):
@@ -36,7 +39,11 @@ class TrainingError(RuntimeError):
 
 
 class Stopped(RuntimeError):
-    """SIGTERM has ended the run early; it can go on."""
+    """A signal, SIGTERM or SIGINT (Ctrl-C), has ended the run early; it can go on."""
+
+    def __init__(self, number: int, step: int):
+        self.number = signal.Signals(number)
+        super().__init__(f"stopped by {self.number.name} at step {step}; continue with --resume")
 
 
 @dataclass(frozen=True)
@@ -105,8 +112,8 @@ class Trainer:
         )
         self.padding = Padding()
         self.best: dict[str, Any] | None = None
-        self.stopped_by_signal = False
-        self._signalled = False
+        self.stopped_by: signal.Signals | None = None
+        self._signalled: signal.Signals | None = None
 
     def _rate(self, step: int) -> float:
         """Linear warm-up, then linear decay to zero at the last step."""
@@ -137,8 +144,9 @@ class Trainer:
         return torch.cat([total[None], torch.tensor(counts, device=total.device)])
 
     def _sum_gradients(self, sums: Tensor) -> Tensor:
-        """Sums gradients, `sums` and the stop signal over the ranks, in one message."""
-        extra = torch.cat([sums, sums.new_tensor([float(self._signalled)])])
+        """Sums gradients, `sums` and who got which stop signal over the ranks, in one message."""
+        signals = [float(self._signalled == number) for number in STOPS]
+        extra = torch.cat([sums, sums.new_tensor(signals)])
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         flat = torch.cat([*(g.flatten() for g in grads), extra])
         flat = self.model.engine.sum_over_ranks(flat)
@@ -150,8 +158,9 @@ class Trainer:
     def _train_step(self, step: StepBatches) -> Scores:
         self.optimizer.zero_grad(set_to_none=True)
         sums = self._backward(step)
-        loss, tokens, positions, signals = self._sum_gradients(sums).tolist()
-        self.stopped_by_signal = signals > 0
+        loss, tokens, positions, *signals = self._sum_gradients(sums).tolist()
+        found = (number for number, ranks in zip(STOPS, signals, strict=True) if ranks)
+        self.stopped_by = next(found, None)
         limit = math.inf if self.spec.clip_norm is None else self.spec.clip_norm
         norm = nn.utils.clip_grad_norm_(self.parameters, limit).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -176,12 +185,12 @@ class Trainer:
     # --- the loop -----------------------------------------------------------------------
 
     def run(self) -> None:
-        """Trains to the last step, to early stopping, or to SIGTERM (a resumable state)."""
-        previous = signal.signal(signal.SIGTERM, self._on_sigterm)
+        """Trains to the last step, to early stopping, or to a signal (a resumable state)."""
+        previous = self._catch_signals()
         try:
             while not self._is_done():
                 self._one_round()
-                if self.stopped_by_signal:
+                if self.stopped_by:
                     self._save()
                     break
         except BackboneError as error:  # nothing has changed since the last step
@@ -189,18 +198,19 @@ class Trainer:
             saved = f"the state of step {self.step} is saved: go on with --resume"
             raise TrainingError(f"step {self.step}: {error}; {saved}") from error
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
             self.loader.close()
 
     def _one_round(self) -> None:
-        if not self._is_due():  # it is where SIGTERM came before an evaluation
+        if not self._is_due():  # it is where a signal came before an evaluation
             began = time.perf_counter()
             step = self.loader.step(self.step)
             values = self._train_step(step)
             values["seconds"] = time.perf_counter() - began
             self.log.step(self.step, values, batch_size=len(step.rows))
             self._report_padding(step.epochs)
-        if self._is_due() and not self.stopped_by_signal:
+        if self._is_due() and not self.stopped_by:
             self._evaluate()
         every = self.spec.save_every or self.spec.eval_every
         if self.step % every == 0 or self.step == self.spec.steps:
@@ -221,15 +231,25 @@ class Trainer:
         at_end = self.step == self.spec.steps and not self._is_due()
         return at_end or (self.spec.patience is not None and self.stale >= self.spec.patience)
 
-    def _on_sigterm(self, *_: object) -> None:
-        self._signalled = True
+    def _catch_signals(self) -> dict[int, Any]:
+        """Takes the signals that stop a run; what was there for each. Only a main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            return {}
+        return {number: signal.signal(number, self._on_signal) for number in STOPS}
+
+    def _on_signal(self, number: int, _: object = None) -> None:
+        """The run ends after its step; a second Ctrl-C ends it at once."""
+        self._signalled = signal.Signals(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            os.write(2, b"\nstopping after this step; Ctrl-C once more stops at once\n")
 
     def _evaluate(self) -> None:
         value, scores = self.validate()
         self.evaluated = self.step
         if math.isnan(value):
             raise TrainingError(f"step {self.step}: the validation score is nan: {scores}")
-        better = self.best is None or value > self.best["score"]
+        better = self.best is None or not _is_worse(value, scores, than=self.best)
         self.stale = 0 if better else self.stale + 1
         if better:
             self.best = {
@@ -305,6 +325,14 @@ class Trainer:
         assert self.best is not None, "no evaluation has run"
         self.model.method.load_state_dict(self.best["method"])
         self.model.head.load_state_dict(self.best["head"])
+
+
+def _is_worse(value: float, scores: Scores, *, than: Mapping[str, Any]) -> bool:
+    """Whether an evaluation falls behind the best: by its metric, by its loss where the metrics are
+    equal; where both are, the later step counts."""
+    if value != than["score"]:
+        return value < than["score"]
+    return scores["loss"] > than["scores"]["loss"]
 
 
 def _copy(module: nn.Module) -> dict[str, Tensor]:

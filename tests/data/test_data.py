@@ -13,7 +13,7 @@ from support.data_files import Rows, builtin, problems, reviews, spec_of, write_
 from accept_llm.data.sources import fetch_task, first_examples
 from accept_llm.data.splits import Splits, load_splits
 from accept_llm.errors import RecipeError
-from accept_llm.recipe.task import BuiltinTask
+from accept_llm.recipe.task import BuiltinTask, FileTask
 from accept_llm.tasks.table import TASKS
 
 
@@ -143,6 +143,18 @@ def test_shots_are_balanced_and_seeded(tmp_path: Path, shots: int) -> None:
     assert splits == load_splits(spec, seed=0)
     assert shots == 1 or splits.train != load_splits(spec, seed=1).train
     assert ids(splits)[1:] == ids(load_splits(spec, seed=1))[1:]
+
+
+def test_a_class_without_rows_is_said(tmp_path: Path) -> None:
+    for split, labels in {"train": "aab", "validation": "abc", "test": "cc"}.items():
+        rows = [{"text": "x", "label": label} for label in labels]
+        write_jsonl(tmp_path / f"{split}.jsonl", rows)
+    files = {s: str(tmp_path / f"{s}.jsonl") for s in ("train", "validation", "test")}
+    spec = FileTask(kind="file", text=["text"], label="label", labels=["a", "b", "c"], **files)
+    assert load_splits(spec, seed=0).notes == [
+        "task.labels: no train row has c",
+        "task.labels: no test row has a, b",
+    ]
 
 
 def test_shots_of_real_tasks(data_dir: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accept_llm.tasks.metrics import METRICS
+from accept_llm.tasks.metrics import METRICS, measure
 
 
 def pairs(most: int) -> st.SearchStrategy[list[tuple[int, int]]]:
@@ -39,15 +39,26 @@ def test_binary_metrics(rows: list[tuple[int, int]]) -> None:
     assert METRICS["matthews"](labels, predictions) == pytest.approx(matthews)
 
 
+def test_the_average_follows_the_task_s_classes_not_those_that_occur() -> None:
+    labels = [0] * 7 + [1] * 3
+    assert measure("f1", labels, [0] * 10, classes=2) == 0.0
+    # Of class 0: 7 of 7 found, 3 too many. Of class 1: none. The third class does not occur.
+    assert measure("f1", labels, [0] * 10, classes=3) == pytest.approx((14 / 17 + 0) / 2)
+    # Class 0: 6 of 7, 3 too many; class 1: none; class 2: none.
+    third = [0] * 6 + [2] + [0] * 3
+    assert measure("f1", labels, third, classes=3) == pytest.approx(12 / 16 / 3)
+
+
 @settings(deadline=None)
-@given(pairs(3).filter(lambda rows: max(map(max, rows)) > 1))
+@given(pairs(3))
 def test_macro_f1(rows: list[tuple[int, int]]) -> None:
     labels, predictions = map(list, zip(*rows, strict=True))
     scores = []
     for index in set(labels) | set(predictions):
         tp, fp, fn = confusion(rows, index)
         scores.append(2 * tp / (2 * tp + fp + fn))
-    assert METRICS["f1"](labels, predictions) == pytest.approx(sum(scores) / len(scores))
+    want = pytest.approx(sum(scores) / len(scores))
+    assert measure("f1", labels, predictions, classes=3) == want
 
 
 def test_metrics_agree_with_their_libraries() -> None:
@@ -57,7 +68,8 @@ def test_metrics_agree_with_their_libraries() -> None:
     rng = np.random.default_rng(0)
     labels, predictions = rng.integers(0, 3, (2, 200)).tolist()
     assert METRICS["accuracy"](labels, predictions) == accuracy_score(labels, predictions)
-    assert METRICS["f1"](labels, predictions) == f1_score(labels, predictions, average="macro")
+    want = f1_score(labels, predictions, average="macro")
+    assert measure("f1", labels, predictions, classes=3) == want
     assert METRICS["matthews"](labels, predictions) == matthews_corrcoef(labels, predictions)
     scores, guesses = rng.normal(size=(2, 200)).tolist()
     assert METRICS["pearson"](scores, guesses) == pearsonr(scores, guesses).statistic

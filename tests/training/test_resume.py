@@ -94,15 +94,17 @@ def test_kill_before_the_first_state(recipe, undisturbed):
     assert_same_outcome(folder, undisturbed)
 
 
-def test_sigterm_leaves_a_state_and_exit_code_0(recipe, undisturbed):
-    folder = recipe.parent / "runs" / "stopped"
-    process = start(recipe, "name=stopped", "train.save_every=1000")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_leaves_a_state_and_its_exit_code(recipe, undisturbed, number, code):
+    name = f"stopped-{code}"
+    folder = recipe.parent / "runs" / name
+    process = start(recipe, f"name={name}", "train.save_every=1000")
     assert wait_for_step(folder, 9, process)
-    os.kill(process.pid, signal.SIGTERM)
-    assert finish(process) == [0]
+    os.kill(process.pid, number)
+    assert finish(process) == [code]
     assert not (folder / "result.json").exists()
     assert load_state(folder / "state")["step"] >= 9
-    assert finish(start(recipe, "name=stopped", "train.save_every=1000", resume=True)) == [0]
+    assert finish(start(recipe, f"name={name}", "train.save_every=1000", resume=True)) == [0]
     assert_same_outcome(folder, undisturbed)
 
 

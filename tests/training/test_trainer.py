@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ STRONG = {
 }
 
 
-def trainer_of(recipe: Recipe, *, validate=lambda: (0.0, {})) -> Trainer:
+def trainer_of(recipe: Recipe, *, validate=lambda: (0.0, {"loss": 0.0})) -> Trainer:
     prepared = prepare(recipe, "single")
     splits, loaded = prepared.rows, load(prepared, open_engine("single"))
     recipe.run_dir.mkdir(parents=True, exist_ok=True)
@@ -161,20 +162,42 @@ def test_accumulation_changes_nothing(tmp_path, tiny_llama, size):
 # --- the loop ---------------------------------------------------------------------------
 
 
-def scripted(scores):
-    """A validation that gives these scores in turn."""
+def scripted(scores, losses=None):
+    """A validation that gives these scores, and losses, in turn."""
     left = iter(scores)
-    return lambda: (next(left), {})
+    lost = iter(losses or [0.0] * len(scores))
+    return lambda: (next(left), {"loss": next(lost)})
 
 
-def test_best_is_the_best_and_the_first_of_equals(tmp_path, tiny_llama):
+@pytest.mark.parametrize(
+    ("scores", "losses", "better"),
+    [
+        # The metric decides; where it is equal the loss; where that is, the later step.
+        ([0.7, 0.6, 0.8], [0.5, 0.1, 0.9], [True, False, True]),
+        ([1.0, 1.0, 1.0], [0.25, 0.0093, 0.1], [True, True, False]),
+        ([0.9, 0.9, 0.9], [0.3, 0.3, 0.4], [True, True, False]),
+    ],
+)
+def test_ties_go_to_the_smaller_loss_then_to_the_later_step(
+    tmp_path, tiny_llama, scores, losses, better
+):
+    recipe = recipe_of(tmp_path, tiny_llama, steps=3, eval_every=1, patience=9)
+    trainer = trainer_of(recipe, validate=scripted(scores, losses))
+    trainer.run()
+    assert trainer.log.evaluations == list(enumerate(better, 1))
+    last = max(step for step, is_better in enumerate(better, 1) if is_better)
+    assert trainer.best["step"] == last
+    assert trainer.stale == 3 - last  # early stopping counts by the same rule
+
+
+def test_best_is_the_best_and_is_written(tmp_path, tiny_llama):
     recipe = recipe_of(tmp_path, tiny_llama, steps=5, eval_every=1)
     seen = {}
     scores = [0.1, 0.7, 0.4, 0.7, 0.6]
 
     def validate():
         seen[trainer.step] = numbers(trainer.model)
-        return scores[trainer.step - 1], {}
+        return scores[trainer.step - 1], {"loss": trainer.step}
 
     trainer = trainer_of(recipe, validate=validate)
     trainer.run()
@@ -188,7 +211,9 @@ def test_best_is_the_best_and_the_first_of_equals(tmp_path, tiny_llama):
 
 def test_early_stopping_counts_evaluations_without_progress(tmp_path, tiny_llama):
     recipe = recipe_of(tmp_path, tiny_llama, steps=40, eval_every=2, patience=2)
-    trainer = trainer_of(recipe, validate=scripted([0.5, 0.4, 0.6, 0.6, 0.5, 0.9]))
+    losses = [0.5, 0.5, 0.5, 0.6, 0.5, 0.5]  # the second 0.6 is no progress
+    scores = [0.5, 0.4, 0.6, 0.6, 0.5, 0.9]
+    trainer = trainer_of(recipe, validate=scripted(scores, losses))
     trainer.run()
     assert trainer.step == 10
     assert trainer.best["step"] == 6
@@ -205,21 +230,21 @@ def test_resume_equals_an_unbroken_run(tmp_path, tiny_llama, stop_at):
     """SIGTERM comes during a step, also during the step before an evaluation."""
     recipe = recipe_of(tmp_path, tiny_llama, steps=7, eval_every=3, **STRONG)
     scores = {3: 0.8, 6: 0.5, 7: 0.1}
-    whole = trainer_of(recipe, validate=lambda: (scores[whole.step], {}))
+    whole = trainer_of(recipe, validate=lambda: (scores[whole.step], {"loss": 0.0}))
     whole.run()
 
-    first = trainer_of(recipe, validate=lambda: (scores[first.step], {}))
+    first = trainer_of(recipe, validate=lambda: (scores[first.step], {"loss": 0.0}))
     train_step = first._train_step
 
     def step_with_a_signal(step):
         if first.step == stop_at - 1:
-            first._on_sigterm()
+            first._on_signal(signal.SIGTERM)
         return train_step(step)
 
     first._train_step = step_with_a_signal
     first.run()
-    assert (first.stopped_by_signal, first.step) == (True, stop_at)
-    second = trainer_of(recipe, validate=lambda: (scores[second.step], {}))
+    assert (first.stopped_by, first.step) == (signal.SIGTERM, stop_at)
+    second = trainer_of(recipe, validate=lambda: (scores[second.step], {"loss": 0.0}))
     second.resume()
     assert second.step == stop_at
     second.run()
