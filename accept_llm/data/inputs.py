@@ -1,21 +1,26 @@
 """New texts for `accept-llm predict`: lines of text, or of JSON with the task's columns; and where
 the answers go."""
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from accept_llm.data.readers import kind_of_file, loads, read_rows
 from accept_llm.errors import RecipeError, did_you_mean, short
-from accept_llm.tasks.base import Example, Label, Task
+from accept_llm.tasks.base import Example, Label, Task, nfc
 
 T = TypeVar("T")
+TABLES = (".csv", ".tsv", ".json", ".parquet")
 SHOWN = 5  # bad lines listed in an error
 
 
 def read_inputs(source: Path | None, task: Task) -> list[Example]:
-    """The examples of a file, or of standard input; RecipeError as in `parse_inputs`."""
+    """The examples of a file, or of standard input: CSV, TSV, JSON and Parquet as they are read to
+    train, others line by line; RecipeError as in `read_rows` and `parse_inputs`."""
+    if source is not None and kind_of_file(source) in TABLES:
+        rows = read_rows(source, field="--input", columns=dict.fromkeys(task.columns, "--input"))
+        return make_inputs(rows, task)
     try:
         data = sys.stdin.buffer.read() if source is None else source.read_bytes()
         text = data.decode("utf-8-sig")
@@ -74,8 +79,8 @@ def _read_line(line: str) -> str | Mapping[str, Any]:
     if not line.startswith("{"):
         return line
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
+        return loads(line)
+    except ValueError as error:
         raise ValueError(f"got {short(line)}; not JSON ({error})") from None
 
 
@@ -83,6 +88,8 @@ def _example(given: str | Mapping[str, Any], number: int, *, task: Task) -> Exam
     if isinstance(given, str) and len(task.columns) > 1:
         names = ", ".join(task.columns)
         raise ValueError(f"got plain text, {short(given)}; allowed: JSON with {names}")
+    if isinstance(given, Mapping):
+        given = {nfc(str(name)): value for name, value in given.items()}
     record = {task.columns[0]: given} if isinstance(given, str) else given
     _check_columns(record, task)
     # The label is not known: any will do, its loss is not read.

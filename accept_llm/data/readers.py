@@ -3,6 +3,9 @@
 It does so without `datasets`, so that a mistake shows at once.
 """
 
+import csv
+import gzip
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -10,27 +13,57 @@ from pathlib import Path
 from typing import Any
 
 from accept_llm.errors import RecipeError, did_you_mean
-from accept_llm.tasks.base import join_names
+from accept_llm.tasks.base import join_names, nfc
 
 # A reader gives the file's columns and all its rows, with the wanted columns at least.
 Read = tuple[Sequence[str], list[dict[str, Any]]]
+GZ = ".gz"
+SWALLOWED = 3
+"""Lines that are one quoted text though each looks like a row: a quotation mark is not closed."""
 
 
+def _text(path: Path) -> str:
+    data = path.read_bytes()
+    return (gzip.decompress(data) if path.suffix.lower() == GZ else data).decode("utf-8-sig")
+
+
+# Python's reader and not pyarrow's: it is strict about quotation marks, and knows the line.
 def _csv(path: Path, wanted: Sequence[str], *, delimiter: str = ",") -> Read:
-    import pyarrow as pa
-    import pyarrow.csv as pacsv
+    csv.field_size_limit(1 << 30)
+    text = _text(path)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    lines = text.splitlines() if '"' in text else []
+    names: list[str] = []
+    rows, first = [], 1
+    try:
+        for values in reader:
+            if not names:
+                names = [nfc(name) for name in values]
+            elif values:
+                _check_row(values, names, where=f"line {first}")
+                _check_quotes(lines, first, reader.line_num, delimiters=(delimiter, len(names) - 1))
+                rows.append(dict(zip(names, values, strict=True)))
+            first = reader.line_num + 1
+    except csv.Error as error:
+        marks = 'quotation marks stand around a whole text, and doubled ("") inside it'
+        raise ValueError(f"line {reader.line_num}: {error}; {marks}") from None
+    return names, rows
 
-    parse = pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-    with pacsv.open_csv(path, parse_options=parse) as file:
-        names = file.schema.names
-    present = [name for name in wanted if names.count(name) == 1]
-    if not present:
-        return names, []
-    # As text: a guessed type would turn a review "007" into 7 and reject a later "n/a".
-    convert = pacsv.ConvertOptions(
-        include_columns=present, column_types={name: pa.string() for name in present}
-    )
-    return names, pacsv.read_csv(path, parse_options=parse, convert_options=convert).to_pylist()
+
+def _check_row(values: Sequence[str], names: Sequence[str], *, where: str) -> None:
+    if len(values) != len(names):
+        raise ValueError(f"{where} has {len(values)} columns, the first line {len(names)}")
+
+
+def _check_quotes(
+    lines: Sequence[str], first: int, last: int, *, delimiters: tuple[str, int]
+) -> None:
+    """Whether lines `first` to `last`, which are one row, look like rows themselves."""
+    delimiter, count = delimiters
+    many = last - first + 1 >= SWALLOWED and len(lines) >= last
+    if many and all(line.count(delimiter) == count for line in lines[first - 1 : last]):
+        what = "are one row, by a quotation mark that is closed late, though each looks like one"
+        raise ValueError(f"lines {first} to {last} {what}")
 
 
 def _tsv(path: Path, wanted: Sequence[str]) -> Read:
@@ -41,33 +74,56 @@ def _parquet(path: Path, wanted: Sequence[str], *, count: int | None = None) -> 
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        names = file.schema_arrow.names
-        present = [name for name in wanted if name in names]
-        return names, file.read(columns=present)[:count].to_pylist() if present else []
+        stored = file.schema_arrow.names
+        names = [nfc(name) for name in stored]
+        present = [old for old, name in zip(stored, names, strict=True) if name in wanted]
+        rows = file.read(columns=present)[:count].to_pylist() if present else []
+    return names, [{nfc(name): value for name, value in row.items()} for row in rows]
 
 
 def _jsonl(path: Path, wanted: Sequence[str]) -> Read:
-    lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: U+2028 is text
+    return _json_lines(_text(path))
+
+
+def _json_lines(text: str) -> Read:
     rows = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: U+2028 is text
         if line.strip():
             try:
-                rows.append(json.loads(line))
+                rows.append(loads(line))
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from None
     return _objects(rows)
 
 
 def _json(path: Path, wanted: Sequence[str]) -> Read:
-    text = path.read_text(encoding="utf-8-sig")
-    return _objects(json.loads(text)) if text.lstrip().startswith("[") else _jsonl(path, wanted)
+    text = _text(path)
+    try:
+        data = loads(text)
+    except ValueError:
+        if text.lstrip().startswith("{"):
+            return _json_lines(text)
+        raise
+    if isinstance(data, dict) and not any(name in data for name in wanted):
+        keys = join_names(list(data))
+        raise ValueError(f"it is one object, of {keys}; a list of rows, or a row a line, is read")
+    return _objects(data if isinstance(data, list) else [data])
+
+
+def loads(text: str) -> Any:
+    """A JSON value; ValueError also where it is nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _objects(rows: list[Any]) -> Read:
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise ValueError(f"row {number} is not an object of columns and values")
-    return list(dict.fromkeys(name for row in rows for name in row)), rows
+    named = [{nfc(name): value for name, value in row.items()} for row in rows]
+    return list(dict.fromkeys(name for row in named for name in row)), named
 
 
 READERS: dict[str, Callable[[Path, Sequence[str]], Read]] = {
@@ -89,17 +145,17 @@ def read_rows(
     key that gave its name. Raises RecipeError: no such file, an unknown suffix, a file that
     is not of its kind, a missing column, no rows.
     """
-    kind = path.suffix.lower()
+    kind = kind_of_file(path)
     if kind not in READERS:
         got = f"{field}: got {path}, of kind {kind or 'nothing'!r}"
-        raise RecipeError([f"{got}; allowed: {', '.join(READERS)}"])
+        raise RecipeError([f"{got}; allowed: {', '.join(READERS)} (all but Parquet also as .gz)"])
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise RecipeError([f"{field}: got {path}, which {what}; allowed: an existing file"])
     try:
         read = partial(_parquet, count=count) if kind == ".parquet" else READERS[kind]
         names, rows = read(path, list(columns))
-    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors or OSErrors
+    except (EOFError, OSError, ValueError) as error:  # pyarrow's errors are OSErrors or ValueErrors
         why = str(error).strip().split("\n")[0]
         got = f"{field}: got {path}, which cannot be read as {kind[1:].upper()} ({why})"
         raise RecipeError([f"{got}; allowed: a whole file of its kind, in UTF-8"]) from None
@@ -111,19 +167,27 @@ def read_rows(
     return rows[:count]
 
 
+def kind_of_file(path: Path) -> str:
+    """The suffix that says how a file is read: .csv of x.csv and of x.csv.gz."""
+    suffix = path.suffix.lower()
+    inner = path.with_suffix("").suffix.lower()
+    return inner if suffix == GZ and inner != ".parquet" else suffix
+
+
 def count_rows(path: Path) -> int:
     """How many rows a file has that `read_rows` can read; of texts, its lines."""
-    if path.suffix.lower() == ".parquet":
+    if kind_of_file(path) == ".parquet":
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(path) as file:
             return file.metadata.num_rows
-    with path.open("rb") as lines:
+    opened = gzip.open if path.suffix.lower() == GZ else open
+    with opened(path, "rb") as lines:
         return sum(1 for _ in lines)
 
 
 def _check_columns(path: Path, names: Sequence[str], *, columns: Mapping[str, str]) -> None:
-    header = path.suffix.lower() in (".csv", ".tsv")
+    header = kind_of_file(path) in (".csv", ".tsv")
     reminder = " (its first line must name the columns)" if header else ""
     problems = []
     for column, field in columns.items():

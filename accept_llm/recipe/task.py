@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from accept_llm.recipe.types import Count, Size, Spec
-from accept_llm.tasks.base import AnswerKind, Task
+from accept_llm.tasks.base import AnswerKind, Task, nfc
 from accept_llm.tasks.table import TASKS
 
 if TYPE_CHECKING:
@@ -59,8 +59,12 @@ class BuiltinTask(_Task):
         return TASKS[self.kind].kind
 
 
+Text = Annotated[str, AfterValidator(nfc)]
+"""A label or a column, whose accents may be written as they are in no file."""
+
+
 class FileTask(_Task):
-    """Your own CSV, JSONL or Parquet files."""
+    """Your own CSV, TSV, JSON, JSONL or Parquet files."""
 
     kind: Literal["file"]
     max_length: Count = Task.max_length
@@ -70,11 +74,11 @@ class FileTask(_Task):
     """Without it, a fifth of the training rows is set aside."""
     test: str | None = None
     """Without it, the validation rows are halved into validation and test."""
-    text: Annotated[list[str], Field(min_length=1, max_length=2)]
+    text: Annotated[list[Text], Field(min_length=1, max_length=2)]
     """One or two text columns."""
-    label: str
+    label: Text
     """The label column: names out of `labels`, or numbers that index it."""
-    labels: Annotated[list[str], Field(min_length=2)]
+    labels: Annotated[list[Text], Field(min_length=2)]
     title: str = "text"
     """First word of the text form: `<title> <column>: <value> ...`."""
     question: str = "label:"

@@ -5,6 +5,7 @@ It knows nothing of files, models or tokenizers; data/sources.py brings the rows
 
 import re
 import reprlib
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -42,11 +43,22 @@ def join_names(names: Sequence[str]) -> str:
     return ", ".join(names[:20]) + more
 
 
+def nfc(text: str) -> str:
+    """The text with each accent and its letter as one character (Unicode's NFC), as names of labels
+    and columns are compared: a Mac may write them as two."""
+    return unicodedata.normalize("NFC", text)
+
+
 def text_of(record: Record, column: str) -> str:
-    """The text of a column; ValueError where it has none."""
+    """The text of a column; ValueError where it has none, or one that UTF-8 cannot hold."""
     value = record.get(column)
     if not isinstance(value, str):
         raise ValueError(f"{column}: got {reprlib.repr(value)}; allowed: text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        what = f"half a character (a lone surrogate) at {error.start}"
+        raise ValueError(f"{column}: got {value[:40]!a}, with {what}; allowed: text") from None
     return value
 
 
@@ -169,7 +181,7 @@ def _class_index(value: Any, labels: tuple[str, ...]) -> int:
     value = value.item() if hasattr(value, "item") else value  # numpy
     number = _number(value)
     whole = int(number) if number is not None and number.is_integer() else None
-    spellings = [] if value is None else [str(value)]
+    spellings = [] if value is None else [nfc(str(value))]
     if isinstance(value, bool):
         spellings.append(str(value).lower())
     if whole is not None:
@@ -198,7 +210,8 @@ def _answers(value: Any) -> tuple[str, ...]:
         )
     found = tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
     if not found:
-        hint = "" if texts else " (an empty list marks hidden answers, this split cannot be used)"
+        marks = "hidden answers, or a question without one (SQuAD v2): such rows cannot be used"
+        hint = "" if texts else f" (an empty list marks {marks})"
         raise ValueError(refusal(value, (), allowed=f"at least one text{hint}"))
     return found
 

@@ -239,7 +239,8 @@ def test_hidden_answers_are_refused(tmp_path: Path) -> None:
     first, second = problems(builtin("record", dir=str(tmp_path)))
     assert first == (
         f"task.dir: {tmp_path}/record/train.parquet, row 1 (from 0): answers: got []; allowed: at "
-        "least one text (an empty list marks hidden answers, this split cannot be used)"
+        "least one text (an empty list marks hidden answers, or a question without one (SQuAD v2): "
+        "such rows cannot be used)"
     )
     assert "validation.parquet, row 1" in second
 

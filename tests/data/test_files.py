@@ -1,10 +1,14 @@
 """The kinds of files a user may bring, and what is said about a broken one."""
 
+import gzip
+import unicodedata
 from pathlib import Path
 
 import pytest
 from support.data_files import WRITERS, problems, reviews, spec_of, write_jsonl
 
+from accept_llm.data.inputs import read_inputs
+from accept_llm.data.sources import sample, task_from
 from accept_llm.data.splits import load_splits
 
 
@@ -18,6 +22,40 @@ def test_file_kinds(tmp_path: Path, kind: str) -> None:
         ("007", 1),
         ('a "b",\tc\nd é', 0),
     ]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "json"])
+def test_a_gzipped_file_is_read_as_what_is_in_it(tmp_path: Path, kind: str) -> None:
+    path, packed = tmp_path / f"train.{kind}", tmp_path / f"train.{kind}.gz"
+    WRITERS[kind](path, reviews(7))
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    given = spec_of(packed, validation=str(path), test=str(path))
+    splits = load_splits(given, seed=0)
+    assert [e.parts for e in splits.train] == [e.parts for e in splits.test]
+    assert sample(given, 3)[0] == splits.train[:3]
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_accents_in_one_character_or_in_two_are_the_same_name(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"train.{kind}"
+    two = unicodedata.normalize("NFD", "été")
+    assert two != "été"
+    WRITERS[kind](path, [{two: "chaud", "saison": two}, {two: "froid", "saison": "hiver"}])
+    names = {"text": ["été"], "label": "saison", "labels": ["hiver", "été"]}
+    for given in names, {**names, "text": [two], "labels": ["hiver", two]}:
+        spec = spec_of(path, validation=str(path), test=str(path), **given)
+        assert [e.label for e in load_splits(spec, seed=0).train] == [1, 0]
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_predict_reads_a_file_as_training_does(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"new.{kind}"
+    rows = [{"text": 'a good, "warm" cat', "label": "good"}, {"text": "bad\tcat", "label": "bad"}]
+    WRITERS[kind](path, rows)
+    spec = spec_of(path, validation=str(path), test=str(path))
+    trained = load_splits(spec, seed=0).train
+    found = read_inputs(path, task_from(spec))
+    assert [e.parts for e in found] == [e.parts for e in trained]
 
 
 def test_a_csv_label_may_be_an_index(tmp_path: Path) -> None:
@@ -35,9 +73,13 @@ def test_a_csv_label_may_be_an_index(tmp_path: Path) -> None:
 BROKEN: dict[str, tuple[str, bytes, list[str]]] = {
     "suffix": ("train.txt", b"text\n", ["kind '.txt'; allowed: .csv, .tsv, .jsonl, .json, .parqu"]),
     "no suffix": ("train", b"text\n", ["kind 'nothing'; allowed: .csv"]),
-    "empty csv": ("train.csv", b"", ["cannot be read as CSV (Empty CSV file)"]),
+    "empty csv": ("train.csv", b"", ["which has no rows; allowed: at least one"]),
     "only a header": ("train.csv", b"text,label\n", ["which has no rows; allowed: at least one"]),
-    "ragged csv": ("train.csv", b"text,label\na,1,2\n", ["cannot be read as CSV (CSV parse error"]),
+    "ragged csv": (
+        "train.csv",
+        b"text,label\na,1,2\n",
+        ["(line 2 has 3 columns, the first line 2)"],
+    ),
     "binary csv": ("train.csv", b"\x00\xff\xfe\n\x80", ["cannot be read as CSV ("]),
     "latin csv": ("train.csv", b"text,label\n\xe9,1\n", ["cannot be read as CSV (", "in UTF-8"]),
     "no header": (
@@ -60,6 +102,34 @@ BROKEN: dict[str, tuple[str, bytes, list[str]]] = {
     ),
     "no objects": ("train.jsonl", b'["a", 1]\n', ["row 0 is not an object of columns and values"]),
     "json text": ("train.json", b'[{"text": "a", ', ["cannot be read as JSON ("]),
+    "half a character": (
+        "train.jsonl",
+        b'{"text": "a\\ud83d", "label": 1}\n',
+        ["text: got 'a\\ud83d', with half a character (a lone surrogate) at 1; allowed: text"],
+    ),
+    "deep jsonl": (
+        "train.jsonl",
+        b'{"text": "a", "label": 1}\n{"text": ' + b"[" * 9000 + b"]" * 9000 + b"}\n",
+        ["cannot be read as JSONL (line 2: it is nested too deeply)"],
+    ),
+    "deep json": ("train.json", b"[" * 9000 + b"]" * 9000, ["it is nested too deeply"]),
+    "nested json": (
+        "train.json",
+        b'{"version": "1", "data": [{"text": "a", "label": 1}]}',
+        ["(it is one object, of version, data; a list of rows, or a row a line, is read)"],
+    ),
+    "open quote": (
+        "train.csv",
+        b'text,label\nfine,1\n"poor,0\nfine,1\nan "odd" one,0\n',
+        ["(line 5: ',' expected after '\"'; quotation marks stand around a whole text"],
+    ),
+    "late quote": (
+        "train.tsv",
+        b'text\tlabel\n"fine\t1\npoor\t0\nfine\t1\npoor"\t0\n',
+        ["(lines 2 to 5 are one row, by a quotation mark that is closed late"],
+    ),
+    "unclosed quote": ("train.csv", b'text,label\n"fine,1\n', ["line 2: unexpected end of data"]),
+    "cut gz": ("train.csv.gz", gzip.compress(b"text,label\nfine,1\n")[:-9], ["cannot be read as"]),
     "hidden": (
         "train.jsonl",
         b'{"text": "a", "label": -1}\n',
@@ -89,7 +159,7 @@ def test_problems_of_all_files_at_once(tmp_path: Path) -> None:
     assert found == [
         f"task.train: got {tmp_path}/no.csv, which does not exist; allowed: an existing file",
         f"task.validation: got {tmp_path}, of kind 'nothing'; allowed: .csv, .tsv, .jsonl, "
-        ".json, .parquet",
+        ".json, .parquet (all but Parquet also as .gz)",
         "task.test: got gone.parquet, which does not exist; allowed: an existing file",
     ]
 

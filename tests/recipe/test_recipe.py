@@ -55,7 +55,7 @@ def test_defaults_are_the_papers(path: Path) -> None:
     assert (recipe.head.kind, recipe.engine) == ("linear", None)
     assert recipe.method.kind == "accept"
     assert recipe.method.added is not None
-    assert (recipe.method.prepended.init, recipe.method.added.init) == ("vocab", "zero")
+    assert (recipe.method.prepended.init, recipe.method.added.init) == (None, "zero")
     assert recipe.train.batch_size == 32
 
 
