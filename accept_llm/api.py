@@ -7,7 +7,7 @@ was asked for; TrainingError and BackboneError say that a run cannot go on.
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from accept_llm.tasks.base import Example
 
 Overrides = Mapping[str, Any] | Sequence[str]
 SPLITS = ("train", "validation", "test")
+BATCHES_AT_ONCE = 16
+"""Of new inputs, that are sorted by length together; their answers come one such lot at a time."""
 
 
 def _texts(overrides: Overrides) -> list[str]:
@@ -151,7 +153,8 @@ def predict(
     """Answers for new inputs, each a text (a task of one column) or a mapping of its columns: an
     id, and a label with probabilities, a score or a text."""
     prepared, engine = prepare_run(run_folder, split=None, peers=peers, notify=notify)
-    return answer(prepared, engine, examples=make_inputs(inputs, prepared.task), notify=notify)
+    examples = make_inputs(inputs, prepared.task)
+    return list(answer(prepared, engine, examples=examples, notify=notify))
 
 
 def prepare_run(
@@ -179,26 +182,29 @@ def score_split(
     """The scores of a prepared run's adapter."""
     from accept_llm.training.evaluate import score
 
-    examples = getattr(prepared.rows, split)
-    with _predictions(prepared, engine, examples=examples, notify=notify) as (rows, found):
+    with _loaded(prepared, engine, notify=notify) as predicted:
+        rows, found = predicted(getattr(prepared.rows, split))
         return score(prepared.task, rows, predictions=found)
 
 
 def answer(
     prepared: Prepared, engine: str, *, examples: Sequence[Example], notify: Notify = silent
-) -> list[dict[str, Any]]:
-    """The answers of a prepared run's adapter to some examples."""
+) -> Iterator[dict[str, Any]]:
+    """The answers of a prepared run's adapter to some examples, as they come."""
     from accept_llm.training.evaluate import as_json
 
-    with _predictions(prepared, engine, examples=examples, notify=notify) as (_, found):
-        return [as_json(prepared.task, prediction) for prediction in found]
+    size = prepared.recipe.train.eval_batch_size * BATCHES_AT_ONCE
+    with _loaded(prepared, engine, notify=notify) as predicted:
+        for start in range(0, len(examples), size):
+            _, found = predicted(examples[start : start + size])
+            yield from (as_json(prepared.task, prediction) for prediction in found)
 
 
 @contextmanager
-def _predictions(
-    prepared: Prepared, engine: str, *, examples: Sequence[Example], notify: Notify
-) -> Iterator[tuple[Any, Any]]:
-    """The encoded rows and a prediction for each."""
+def _loaded(
+    prepared: Prepared, engine: str, *, notify: Notify
+) -> Iterator[Callable[[Sequence[Example]], tuple[Any, Any]]]:
+    """Gives, for examples, the encoded rows and a prediction for each."""
     from accept_llm.engines.base import opened_engine
     from accept_llm.training.evaluate import predict as predict_rows
     from accept_llm.training.loading import load
@@ -206,8 +212,12 @@ def _predictions(
     recipe = prepared.recipe
     with opened_engine(engine, recipe.engine) as opened:
         loaded = load(prepared, opened, notify=notify, adapter=recipe.run_dir / ADAPTER)
-        rows = loaded.encode(examples)
-        yield rows, predict_rows(loaded.model, rows, batch_size=recipe.train.eval_batch_size)
+
+        def predicted(examples: Sequence[Example]) -> tuple[Any, Any]:
+            rows, size = loaded.encode(examples), recipe.train.eval_batch_size
+            return rows, predict_rows(loaded.model, rows, batch_size=size)
+
+        yield predicted
 
 
 # --- a swarm's reference ----------------------------------------------------------------

@@ -4,6 +4,7 @@ them half done.
 
 import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -58,11 +59,20 @@ def _platform_cache() -> Path:
 
 # --- writing ----------------------------------------------------------------------------
 
+_DRAFT = re.compile(r"\..+\.[0-9a-f]{8}")
+
 
 def _draft_of(final: Path) -> Path:
     """A path beside `final` that no other process writes to."""
     final.parent.mkdir(parents=True, exist_ok=True)
     return final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}")
+
+
+def remove_drafts(folder: Path) -> None:
+    """Removes, at any depth, what a kill left half written; no other process may write there."""
+    for path in folder.rglob(".*"):
+        if _DRAFT.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

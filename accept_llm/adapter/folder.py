@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from accept_llm.adapter.card import CARD, Card, read_card
@@ -42,9 +42,9 @@ def save_adapter(
     `method` and `head` are state dicts; a head without parameters writes no file.
     """
     with atomic_folder(folder, replace=True) as draft:
-        save_file(method, draft / METHOD)
+        (draft / METHOD).write_bytes(save(method))
         if head:
-            save_file(head, draft / HEAD)
+            (draft / HEAD).write_bytes(save(head))
         write_json(draft / CARD, card.model_dump(mode="json"))
 
 

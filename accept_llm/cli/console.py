@@ -1,5 +1,6 @@
 """What every command shares: how a mistake, a note and another library's chatter are shown."""
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """A user's mistake: one clear message, and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a console's encoding lacks is escaped
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
     except RecipeError as error:
@@ -61,6 +65,9 @@ def running() -> Iterator[None]:
         raise typer.Exit(128 + stop.number) from None
     except (BackboneError, TrainingError) as error:
         complain(str(error))
+        raise typer.Exit(1) from None
+    except OSError as error:
+        complain(f"{error.strerror or error}: {error.filename or 'the output'}")
         raise typer.Exit(1) from None
 
 

@@ -48,7 +48,7 @@ def predict(
     """Label new texts: a line of text or of JSON each in, a line of JSON each out."""
     with plain_errors():
         from accept_llm import api
-        from accept_llm.data.inputs import check_new, read_inputs, write_lines
+        from accept_llm.data.inputs import check_new, open_output, read_inputs
 
         prepared, problems = None, Problems()
         with problems.catch():
@@ -59,6 +59,6 @@ def predict(
             examples = read_inputs(source, prepared.task) if prepared else []
         problems.check()
         assert prepared is not None
-        with running():
-            answers = api.answer(prepared, engine, examples=examples, notify=_remark)
-        write_lines(out, [json.dumps(answer, ensure_ascii=False) for answer in answers])
+        with open_output(out) as write, running():
+            for found in api.answer(prepared, engine, examples=examples, notify=_remark):
+                write(found)

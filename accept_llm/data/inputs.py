@@ -1,8 +1,11 @@
 """New texts for `accept-llm predict`: lines of text, or of JSON with the task's columns; and where
 the answers go."""
 
+import json
+import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -106,16 +109,34 @@ def _check_columns(record: Mapping[str, Any], task: Task) -> None:
 
 def check_new(out: Path | None) -> None:
     """Refuses a file for the answers that exists, or cannot be made."""
-    if out is not None and out.exists():
-        raise RecipeError([f"--out: {out} exists and is left as it is"])
-    if out is not None and not out.absolute().parent.is_dir():
-        raise RecipeError([f"--out: got {out}; allowed: a file in a folder that exists"])
-
-
-def write_lines(out: Path | None, lines: list[str]) -> None:
-    """Writes lines to a file, or to standard output."""
-    text = "".join(line + "\n" for line in lines)
     if out is None:
-        sys.stdout.write(text)
-    else:
-        out.write_text(text, encoding="utf-8")
+        return
+    if out.exists():
+        raise RecipeError([f"--out: {out} exists and is left as it is"])
+    folder = out.absolute().parent
+    if not folder.is_dir():
+        raise RecipeError([f"--out: got {out}; allowed: a file in a folder that exists"])
+    if not os.access(folder, os.W_OK):
+        raise RecipeError([f"--out: got {out}, but {folder} cannot be written to"])
+
+
+@contextmanager
+def open_output(out: Path | None) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Writes each answer it is given as a line of JSON at once, to a new file or to standard
+    output; what its encoding does not have as JSON's escapes. A file without a line goes away."""
+    if out is None:
+        plain = not (sys.stdout.encoding or "").lower().startswith("utf")
+        yield lambda answer: print(json.dumps(answer, ensure_ascii=plain), flush=True)
+        return
+    try:
+        file = out.open("x", encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise RecipeError([f"--out: cannot write {out} ({error.strerror})"]) from None
+    try:
+        with file:
+            yield lambda answer: print(
+                json.dumps(answer, ensure_ascii=False), file=file, flush=True
+            )
+    finally:
+        if out.stat().st_size == 0:
+            out.unlink()

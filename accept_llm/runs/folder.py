@@ -5,17 +5,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from accept_llm.errors import RecipeError
+from accept_llm.ranks import is_first
 from accept_llm.recipe.recipe import Recipe, load_recipe
 
 RECIPE_FILE = "recipe.yaml"
+LOCK = ".lock"
 ADAPTER = "prompt"
 
 
 def check_run_folder(recipe: Recipe, *, resume: bool) -> None:
     """An existing run is never overwritten; a resumed one must have the same recipe."""
     folder = recipe.run_dir
-    if not folder.exists() or (resume and folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or (resume and _is_bare(folder)):
         _check_writable(folder)
         return
     if not resume:
@@ -27,11 +31,30 @@ def check_run_folder(recipe: Recipe, *, resume: bool) -> None:
         )
     if not (folder / RECIPE_FILE).is_file():
         raise RecipeError([f"resume: {folder} has no {RECIPE_FILE}; it is not a run folder"])
+    if is_first():
+        lock_run(folder).release()
     stored, _ = load_recipe(folder / RECIPE_FILE, earlier=True)
     before, now = (_lasting(r) for r in (stored, recipe))
     changes = _differences(before, now)
     if changes:
         raise RecipeError([f"resume: {line}; allowed: the recipe of the run" for line in changes])
+
+
+def _is_bare(folder: Path) -> bool:
+    """Whether a run was killed before it had written its recipe."""
+    return folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())
+
+
+def lock_run(folder: Path) -> FileLock:
+    """Keeps other processes from writing the run folder, until it is released or this process ends;
+    RecipeError where one has it already."""
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        got = f"name: another process is writing the run folder {folder}"
+        raise RecipeError([f"{got}; allowed: another name, or to wait for its end"]) from None
+    return lock
 
 
 def _lasting(recipe: Recipe) -> dict[str, Any]:

@@ -2,29 +2,31 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from accept_llm.adapter.card import Card, TaskSection, describe_base
 from accept_llm.backbones.loading import local_shard
 from accept_llm.checks import Prepared
 from accept_llm.data.encoding import Encoded
 from accept_llm.engines.base import Engine, opened_engine
-from accept_llm.errors import Notify
+from accept_llm.errors import Notify, Problems, RecipeError
 from accept_llm.heads import Head
 from accept_llm.recipe.budget import PromptShape
 from accept_llm.recipe.recipe import Recipe, dump_recipe
 from accept_llm.recipe.train import HEAD, Train
-from accept_llm.runs.folder import RECIPE_FILE
+from accept_llm.runs.folder import RECIPE_FILE, lock_run
 from accept_llm.runs.log import RunLog
 from accept_llm.runs.report import model_card, plot_curves
 from accept_llm.runs.result import RESULT, EngineUsed, Result, environment, peak_memory
-from accept_llm.storage import write_json, write_text
+from accept_llm.storage import remove_drafts, write_json, write_text
 from accept_llm.tasks.base import Task
 from accept_llm.training.evaluate import predict, score
 from accept_llm.training.loading import Loaded, load
@@ -42,7 +44,7 @@ def train(
     """Trains a prepared recipe and writes its run folder. Raises `Stopped` where a signal ended it
     early, `TrainingError` where it cannot go on."""
     recipe = prepared.recipe
-    with opened_engine(engine_kind, recipe.engine) as engine:
+    with opened_engine(engine_kind, recipe.engine) as engine, ExitStack() as stack:
         clock = [time.perf_counter()]
         loaded = load(prepared, engine, notify=notify)
         _explain_rates(loaded, recipe.train, notify=notify)
@@ -51,7 +53,7 @@ def train(
         for what, count in truncated.items():
             notify(f"{count} of {len(rows['train'])} training rows: {what}")
         clock.append(time.perf_counter())
-        _open_folder(recipe, engine, resume=resume)
+        stack.enter_context(_open_folder(recipe, engine, resume=resume))
         trainer = _trainer(prepared, loaded, rows=rows, notify=notify, bar=bar)
         if resume:
             trainer.resume()
@@ -90,11 +92,32 @@ def _explain_rates(loaded: Loaded, spec: Train, *, notify: Notify) -> None:
         )
 
 
-def _open_folder(recipe: Recipe, engine: Engine, *, resume: bool) -> None:
+@contextmanager
+def _open_folder(recipe: Recipe, engine: Engine, *, resume: bool) -> Iterator[None]:
+    """The run folder, ours until the end; RecipeError on every rank where another has it."""
+    folder, lock, problems = recipe.run_dir, None, Problems()
     if engine.rank == 0:
-        recipe.run_dir.mkdir(parents=True, exist_ok=resume)
-        write_text(recipe.run_dir / RECIPE_FILE, dump_recipe(recipe))
-    engine.gather([engine.rank])  # the folder is there for every rank
+        with problems.catch():
+            lock = _take_folder(folder, resume=resume)
+            write_text(folder / RECIPE_FILE, dump_recipe(recipe))
+    try:
+        problems.lines = engine.gather(problems.lines)  # and the folder is there for every rank
+        problems.check()
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _take_folder(folder: Path, *, resume: bool) -> FileLock:
+    try:
+        folder.mkdir(parents=True, exist_ok=resume)
+    except FileExistsError:  # it was not there when the recipe was checked
+        got = f"name: another run has made the folder {folder}"
+        raise RecipeError([f"{got}; allowed: another name (name=...)"]) from None
+    lock = lock_run(folder)
+    remove_drafts(folder)
+    return lock
 
 
 def count_truncated(rows: list[Encoded], head: Head) -> dict[str, int]:

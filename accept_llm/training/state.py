@@ -5,6 +5,7 @@ Schedule, data order and every draw are functions of the step and the seed; the 
 more of them than the step.
 """
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ FILE = "state.pt"
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
     """Writes tensors and plain values in the place of the older state."""
+    whole = io.BytesIO()  # torch would hide a full disk behind errors of its own
+    torch.save(state, whole)
     with atomic_file(folder / FILE) as file:
-        torch.save(state, file)
+        file.write(whole.getbuffer())
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:

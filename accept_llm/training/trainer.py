@@ -197,6 +197,10 @@ class Trainer:
             self._save()
             saved = f"the state of step {self.step} is saved: go on with --resume"
             raise TrainingError(f"step {self.step}: {error}; {saved}") from error
+        except OSError as error:
+            what = f"cannot write {error.filename or self.folder} ({error.strerror or error})"
+            todo = "once it can, --resume goes on from the last state"
+            raise TrainingError(f"step {self.step}: {what}; {todo}") from error
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)

@@ -2,17 +2,21 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from support.commands import Outcome, accept_llm
+from support.commands import ROOT, Outcome, accept_llm
 from support.data_files import write_parquet
 from support.runs import metrics, recipe_data
 
-from accept_llm import load_prompt
+from accept_llm import api, load_prompt
+from accept_llm.data.inputs import make_inputs, open_output
 from accept_llm.recipe.recipe import load_recipe, parse_recipe
 
 TEXTS = "the kettle was lovely and fast\n\nthe zip jams: late, wrong, cold\n"
@@ -71,7 +75,7 @@ def test_the_run_folder_is_complete(run: Run) -> None:
     assert files == {
         *("recipe.yaml", "metrics.jsonl", "result.json", "curves.png", "README.md"),
         *("prompt/prompt.safetensors", "prompt/head.safetensors", "prompt/prompt.json"),
-        "state/state.pt",
+        *("state/state.pt", ".lock"),
     }
     assert (run.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     resolved = parse_recipe(run.data | {"train": run.data["train"] | {"eval_every": 3}})
@@ -130,6 +134,61 @@ def test_predict_lines_and_jsonl(run: Run, tmp_path: Path) -> None:
     assert [line["id"] for line in again] == ["row 0", "row 1"]
     for one, other in zip(found, again, strict=True):
         assert one["probabilities"] == pytest.approx(other["probabilities"])
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_answers_can_be_read_whatever_the_console_has(
+    run: Run, tmp_path: Path, encoding: str
+) -> None:
+    (tmp_path / "in.json").write_text(json.dumps([{"id": "é ж 😀", "review": "lovely"}]))
+    command = [sys.executable, "-m", "accept_llm", "predict", run.folder, "--input", "in.json"]
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
+    (line,) = done.stdout.decode(encoding).splitlines()
+    assert json.loads(line)["id"] == "é ж 😀"
+
+
+def test_answers_come_a_lot_at_a_time_and_stay(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails later loses no answer of before."""
+    monkeypatch.setattr(api, "BATCHES_AT_ONCE", 1)
+    texts = ["a lamp", "the zip was late and cold", "x", "wrong"]
+    prepared, engine = api.prepare_run(run.folder, ["train.eval_batch_size=2"], split=None)
+    answers = api.answer(prepared, engine, examples=make_inputs(texts, prepared.task))
+    out = tmp_path / "out.jsonl"
+
+    def three_and_a_failure() -> None:
+        with open_output(out) as write:
+            for _ in range(3):
+                write(next(answers))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        three_and_a_failure()
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    want = api.predict(run.folder, texts)[:3]
+    assert [x["id"] for x in found] == [x["id"] for x in want] == ["1", "2", "3"]
+    for one, other in zip(found, want, strict=True):
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
+
+
+def test_a_file_for_the_answers_is_tried_first(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("old")
+    for out in ("there", "no/folder", "/proc/none"):
+        done = accept_llm("predict", run.folder, "--out", tmp_path / out, cwd=tmp_path, given=b"x")
+        assert (done.code, done.out) == (2, "")
+        assert "error:" in done.err
+        assert "--out: " in done.err
+    assert (tmp_path / "there").read_text() == "old"
+
+
+def test_a_full_console_is_one_message(run: Run) -> None:
+    code = f"{sys.executable} -m accept_llm predict {run.folder} > /dev/full"
+    done = subprocess.run(code, shell=True, input=b"lovely\n", capture_output=True)
+    assert done.returncode == 1
+    assert done.stderr.decode().splitlines()[-1].startswith("error: No space left on device")
+    assert "Traceback" not in done.stderr.decode()
 
 
 def test_a_run_folder_can_be_moved_and_renamed(run: Run, tmp_path: Path) -> None:

@@ -108,6 +108,40 @@ def test_a_signal_leaves_a_state_and_its_exit_code(recipe, undisturbed, number, 
     assert_same_outcome(folder, undisturbed)
 
 
+def test_two_runs_of_one_name_exclude_each_other(recipe, undisturbed):
+    folder = recipe.parent / "runs" / "twice"
+    codes = finish(start(recipe, "name=twice"), start(recipe, "name=twice"))
+    assert sorted(codes) == [0, 2]
+    assert_same_outcome(folder, undisturbed)
+
+
+def test_a_resume_while_the_run_goes_on_is_refused(recipe, undisturbed):
+    folder = recipe.parent / "runs" / "busy"
+    process = start(recipe, "name=busy")
+    assert wait_for_step(folder, 4, process)
+    os.kill(process.pid, signal.SIGSTOP)  # as slow as can be
+    try:
+        assert finish(start(recipe, "name=busy", resume=True)) == [2]
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+    assert "another process is writing the run folder" in Path(f"{recipe}.err").read_text()
+    kill(process)  # the lock dies with it
+    assert finish(start(recipe, "name=busy", resume=True)) == [0]
+    assert_same_outcome(folder, undisturbed)
+
+
+def test_what_a_kill_left_half_written_goes_away(recipe, undisturbed):
+    folder = recipe.parent / "runs" / "draft"
+    process = start(recipe, "name=draft")
+    assert wait_for_step(folder, 4, process)
+    kill(process)
+    (folder / "state" / ".state.pt.0123abcd").write_bytes(b"half")
+    (folder / ".prompt.0123abcd").mkdir()
+    assert finish(start(recipe, "name=draft", resume=True)) == [0]
+    assert not list(folder.rglob("*.0123abcd"))
+    assert_same_outcome(folder, undisturbed)
+
+
 def test_kill_9_through_the_command_line(recipe, undisturbed):
     """As the others, without the fork server: a real process from start to end."""
     folder = recipe.parent / "runs" / "cli"
