@@ -23,9 +23,17 @@ MODEL_DIR = "ACCEPT_MODEL_DIR"
 CACHE_DIR = "ACCEPT_CACHE_DIR"
 
 
+def home_path(path: str | Path) -> Path:
+    """The path with `~` as the home folder; as it is where there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def _named_folder(variable: str) -> Path | None:
     chosen = os.environ.get(variable)
-    return Path(chosen).expanduser() if chosen else None
+    return home_path(chosen) if chosen else None
 
 
 def data_dir() -> Path | None:

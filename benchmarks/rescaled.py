@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from accept_llm.models.find import fetch_model
-from accept_llm.models.folder import TOKENIZERS
+from accept_llm.models.tokenizer_files import TOKENIZERS
 from accept_llm.recipe.recipe import load_recipe
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "smollm2_sst2.yaml"

@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from accept_llm.errors import RecipeError
-from accept_llm.models.folder import TOKENIZERS, ModelInfo, fingerprint
+from accept_llm.models.folder import ModelInfo, fingerprint
+from accept_llm.models.tokenizer_files import TOKENIZERS
 from accept_llm.recipe.messages import parse_section
 from accept_llm.recipe.method import read_shape
 from accept_llm.recipe.model import ModelSpec

@@ -1,5 +1,7 @@
 """Which families of causal models are known to be read rightly, and how others are found out."""
 
+from typing import Any
+
 import torch
 
 from accept_llm.backbones.base import Layout
@@ -8,7 +10,7 @@ from accept_llm.data.batches import collate
 from accept_llm.data.encoding import Encoded
 from accept_llm.errors import RecipeError
 from accept_llm.methods.base import Composed
-from accept_llm.models.folder import ModelInfo
+from accept_llm.models.folder import CONFIG, ModelInfo
 
 # tests/backbones/test_families.py holds each to transformers: states, logits, likelihoods.
 PADDED = (
@@ -35,13 +37,11 @@ def choose_layout(
     Raises RecipeError where packed could give other states than padded, and where the device has
     no kernel for it; `longest` is the prompt and the longest input together.
     """
-    from transformers import AutoConfig
-
     layout = asked or ("padded" if info.architecture == "seq2seq" else "packed")
     if layout == "padded":
         return layout
     problem = ""
-    window = getattr(AutoConfig.from_pretrained(info.folder), "sliding_window", None)
+    window = getattr(read_config(info), "sliding_window", None)
     if info.model_type not in PACKED:
         problem = f"allowed for {info.model_type}: padded (packed: {', '.join(PACKED)})"
     elif window is not None and window < longest:
@@ -55,6 +55,22 @@ def choose_layout(
         got = f"got {asked!r}" if asked else "not given, which means packed"
         raise RecipeError([f"model.layout: {got}; {problem}"])
     return layout
+
+
+def read_config(info: ModelInfo) -> Any:
+    """transformers' config of a model; RecipeError where it knows none of its type."""
+    from transformers import AutoConfig, __version__
+
+    try:
+        return AutoConfig.from_pretrained(info.folder)
+    except Exception as error:  # what a config's own code raises
+        got = f"model: {info.folder}/{CONFIG}: transformers {__version__} cannot use it"
+        if "auto_map" in info.config:
+            got += ", as it needs code of its own, which is never run here"
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        allowed = f"a type that it knows, such as {', '.join((*PADDED, 't5'))}"
+        got += f" ({why}); got model_type {info.model_type!r}"
+        raise RecipeError([f"{got}; allowed: {allowed}"]) from None
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from accept_llm.backbones.base import Backbone, Layout
 from accept_llm.backbones.causal import CausalBackbone, CausalRoot
 from accept_llm.backbones.compiled import compile_parts
-from accept_llm.backbones.families import check_held
+from accept_llm.backbones.families import check_held, read_config
 from accept_llm.backbones.int8 import fill_int8, use_int8
 from accept_llm.backbones.linear import needs_fp32, with_fp32_products
 from accept_llm.backbones.names import ModelCheckpoint
@@ -113,9 +113,8 @@ def load_sharded(
     files, and quantises them itself."""
     assert quantization in (None, "int8"), quantization  # others: engines/check.py
     from accelerate import init_empty_weights
-    from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(info.folder)
+    config = read_config(info)
     # Buffers (rotary frequencies) are made for real: no checkpoint holds them.
     with init_empty_weights(include_buffers=False):
         lm = _auto_class(info).from_config(config, dtype=DTYPES[dtype])

@@ -49,6 +49,9 @@ def predict(
     with plain_errors():
         from accept_llm import api
         from accept_llm.data.inputs import check_new, open_output, read_inputs
+        from accept_llm.storage import home_path
+
+        source, out = source and home_path(source), out and home_path(out)
 
         prepared, problems = None, Problems()
         with problems.catch():

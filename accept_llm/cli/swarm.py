@@ -1,12 +1,12 @@
 """`accept-llm swarm`, and the command of launchers/petals_server.py."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from accept_llm.cli.console import plain_errors, quiet
 from accept_llm.errors import RecipeError
+from accept_llm.storage import home_path
 
 if TYPE_CHECKING:
     from accept_llm.models.folder import ModelInfo
@@ -33,7 +33,7 @@ def model_spec(text: str, dtype: str = "bf16") -> "ModelSpec":
     from accept_llm.recipe.model import ModelSpec
     from accept_llm.recipe.recipe import load_recipe
 
-    path = Path(text).expanduser()
+    path = home_path(text)
     if path.suffix in (".yaml", ".yml"):
         return load_recipe(path)[0].model
     kind = {"kind": "hub", "id": text}

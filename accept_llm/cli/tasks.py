@@ -4,13 +4,12 @@ form that a model reads. Knows no model; a tokenizer only counts, and is loaded 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from accept_llm.data.sources import first_examples
 from accept_llm.errors import RecipeError, refusal
 from accept_llm.models.tokenizer import load_tokenizer
-from accept_llm.storage import model_dir
+from accept_llm.storage import home_path, model_dir
 from accept_llm.tasks.base import Example, Label, Task, score_text
 from accept_llm.tasks.table import TASKS
 
@@ -126,7 +125,7 @@ def _tokens(name: str) -> Counter:
 
 def _tokenizer(name: str) -> Any:
     parent = model_dir()
-    for folder in (Path(name).expanduser(), *([parent / name] if parent else [])):
+    for folder in (home_path(name), *([parent / name] if parent else [])):
         if folder.is_dir():
             return load_tokenizer(folder)
     from huggingface_hub import HfApi, try_to_load_from_cache

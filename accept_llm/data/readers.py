@@ -41,7 +41,9 @@ def _csv(path: Path, wanted: Sequence[str], *, delimiter: str = ",") -> Read:
                 names = [nfc(name) for name in values]
             elif values:
                 _check_row(values, names, where=f"line {first}")
-                _check_quotes(lines, first, reader.line_num, delimiters=(delimiter, len(names) - 1))
+                _check_quotes(
+                    lines, (first, reader.line_num), delimiters=(delimiter, len(names) - 1)
+                )
                 rows.append(dict(zip(names, values, strict=True)))
             first = reader.line_num + 1
     except csv.Error as error:
@@ -56,10 +58,10 @@ def _check_row(values: Sequence[str], names: Sequence[str], *, where: str) -> No
 
 
 def _check_quotes(
-    lines: Sequence[str], first: int, last: int, *, delimiters: tuple[str, int]
+    lines: Sequence[str], row: tuple[int, int], *, delimiters: tuple[str, int]
 ) -> None:
-    """Whether lines `first` to `last`, which are one row, look like rows themselves."""
-    delimiter, count = delimiters
+    """Whether the lines of a row, by its first and its last, look like rows themselves."""
+    (first, last), (delimiter, count) = row, delimiters
     many = last - first + 1 >= SWALLOWED and len(lines) >= last
     if many and all(line.count(delimiter) == count for line in lines[first - 1 : last]):
         what = "are one row, by a quotation mark that is closed late, though each looks like one"

@@ -11,7 +11,7 @@ from typing import Any
 from accept_llm.data.readers import count_rows, read_rows
 from accept_llm.errors import RecipeError, refusal
 from accept_llm.recipe.task import BuiltinTask, FileTask
-from accept_llm.storage import DATA_DIR, atomic_folder, data_dir
+from accept_llm.storage import DATA_DIR, atomic_folder, data_dir, home_path
 from accept_llm.tasks.base import Example, Task
 from accept_llm.tasks.table import TASKS
 
@@ -62,9 +62,7 @@ def _local(spec: BuiltinTask | FileTask, task: Task) -> Callable[[str], _File] |
     """Split -> its file; None where the rows are the Hub's."""
     if isinstance(spec, FileTask):
         columns = {**dict.fromkeys(spec.text, "task.text"), spec.label: "task.label"}
-        return lambda split: _File(
-            Path(getattr(spec, split)).expanduser(), f"task.{split}", columns
-        )
+        return lambda split: _File(home_path(getattr(spec, split)), f"task.{split}", columns)
     if task.hub is None:
         if spec.dir is not None:
             allowed = f"no dir, the rows of {task.name} come with the package"
@@ -72,7 +70,7 @@ def _local(spec: BuiltinTask | FileTask, task: Task) -> Callable[[str], _File] |
         return _in_folder(task, PACKAGED, field="task.kind", suffix=".jsonl")
     field, folder = DATA_DIR, data_dir()
     if spec.dir is not None:
-        field, folder = "task.dir", Path(spec.dir).expanduser()
+        field, folder = "task.dir", home_path(spec.dir)
     return None if folder is None else _in_folder(task, folder, field=field, suffix=".parquet")
 
 
@@ -186,7 +184,7 @@ def fetch_task(name: str, out: Path) -> Path:
     known = [task.name for task in TASKS.values() if task.hub is not None]
     if name not in known:
         raise RecipeError([f"data fetch: {refusal(name, known, allowed=', '.join(known))}"])
-    folder = Path(out) / name
+    folder = home_path(out) / name
     if folder.exists():
         raise RecipeError([f"--out: got {out}, but {folder} exists; allowed: a folder without it"])
     splits = _from_hub(TASKS[name])

@@ -21,7 +21,7 @@ from accept_llm.models.gguf import check_gguf, convert, converted_folder, fetch_
 from accept_llm.models.gguf_header import config_of
 from accept_llm.recipe.budget import LinearSize
 from accept_llm.recipe.model import FolderModel, GgufModel, HubModel, ModelSpec
-from accept_llm.storage import cache_dir, model_dir
+from accept_llm.storage import cache_dir, home_path, model_dir
 
 _WANTED = [
     *("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json"),
@@ -91,7 +91,7 @@ def _checked(folder: Path, field: str) -> ModelInfo:
 
 
 def _existing_folder(spec: FolderModel) -> Path:
-    folder = Path(spec.path).expanduser()
+    folder = home_path(spec.path)
     if not folder.is_dir():
         missing = f"does not exist{closest(folder.name, folder.parent)}"
         what = "is a file; allowed: a folder" if folder.exists() else missing

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from accept_llm.errors import did_you_mean
+from accept_llm.models.tokenizer_files import TOKENIZERS, read_json, tokenizer_problems
 from accept_llm.recipe.budget import LinearSize
 
 CONFIG = "config.json"
 LORA = "adapter_config.json"  # PEFT's
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
 
 SEQ2SEQ = ("t5",)  # T5, T5 v1.1 and Flan-T5: the encoder-decoders that can be used
 # fmt: off
@@ -91,8 +91,10 @@ def check_folder(folder: Path) -> tuple[ModelInfo | None, list[str]]:
     config, problems = _read_config(folder)
     sizes, more = _read_sizes(config, folder / CONFIG) if config else ({}, [])
     problems += more
-    if not any((folder / name).is_file() for name in TOKENIZERS):
-        problems.append(f"{folder} has no tokenizer; needed: one of {', '.join(TOKENIZERS)}")
+    problems += tokenizer_problems(folder, sizes.get("vocab_size"))
+    if sizes.get("model_type") in SEQ2SEQ and config.get("decoder_start_token_id") is None:
+        todo = "the token that a decoder begins with (T5's is 0) must be in it"
+        problems.append(f"{folder / CONFIG} has no decoder_start_token_id; {todo}")
     files, more = weight_files(folder)
     problems += more
     shapes: dict[str, list[int]] = {}
@@ -118,17 +120,6 @@ def folder_is_complete(folder: Path) -> bool:
     """Whether config, tokenizer and all named weights are there (a Hub snapshot may be partial)."""
     has_tokenizer = any((folder / name).is_file() for name in TOKENIZERS)
     return (folder / CONFIG).is_file() and has_tokenizer and not weight_files(folder)[1]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; ValueError names the file when it is something else."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is not JSON ({error})") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} holds {type(data).__name__}; allowed: a JSON object")
-    return data
 
 
 # --- config.json ------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from accept_llm.models.folder import closest, refuse_type
 from accept_llm.models.gguf_header import GgufHeader, read_gguf_header
 from accept_llm.models.tokenizer import is_old
 from accept_llm.recipe.model import GgufModel
-from accept_llm.storage import atomic_folder
+from accept_llm.storage import atomic_folder, home_path
 
 _FORMAT = "1"  # raise it when conversion changes, and old folders are no longer used
 
@@ -36,7 +36,7 @@ def find_gguf(spec: GgufModel, cache: Path) -> Path | None:
     if spec.wheel is not None:
         path = _wheel_member(spec, cache)
         return path if path.is_file() else None
-    path = Path(spec.file).expanduser()
+    path = home_path(spec.file)
     if not path.is_file():
         missing = f"does not exist{closest(path.name, path.parent)}"
         what = "is a folder; allowed: a .gguf file" if path.exists() else missing

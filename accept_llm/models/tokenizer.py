@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from accept_llm.errors import RecipeError
-from accept_llm.models.folder import read_json
+from accept_llm.models.tokenizer_files import read_json
 
 TOKENIZER = "tokenizer.json"
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -29,7 +29,12 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     if not is_old():
-        return AutoTokenizer.from_pretrained(folder)
+        try:
+            return AutoTokenizer.from_pretrained(folder)
+        except Exception as error:  # of whatever library reads the files
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+            message = f"model: the tokenizer in {folder} cannot be read ({why})"
+            raise RecipeError([f"{message}; allowed: one as transformers saves it"]) from None
     if not (folder / TOKENIZER).is_file():
         return _one_space_first(AutoTokenizer.from_pretrained(folder))
     from tokenizers import Tokenizer

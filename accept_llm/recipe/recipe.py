@@ -24,6 +24,7 @@ from accept_llm.recipe.text import apply_override, parse_overrides, read_mapping
 from accept_llm.recipe.train import HEAD, HEAD_RATE, Train, fill_groups
 from accept_llm.recipe.types import Name, Spec
 from accept_llm.recipe.upgrade import KEPT_SCALE, keep_scale, upgrade
+from accept_llm.storage import home_path
 
 
 class Recipe(Spec):
@@ -42,7 +43,7 @@ class Recipe(Spec):
 
     @property
     def run_dir(self) -> Path:
-        return Path(self.output_dir) / self.name
+        return home_path(self.output_dir) / self.name
 
     @model_validator(mode="before")
     @classmethod
@@ -145,7 +146,7 @@ def load_recipe(
     Returns the recipe and notes for the user (keys that an override of `kind` made void, keys that
     have another name now). Raises RecipeError with every problem at once, each with its field path.
     """
-    path, notes, problems = Path(path), list[str](), Problems()
+    path, notes, problems = home_path(path), list[str](), Problems()
     data: dict[str, Any] = {}
     with problems.catch():
         data = read_mapping(path)

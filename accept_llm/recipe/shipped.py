@@ -5,9 +5,12 @@ name is the path below that folder, such as methods/lora. Files below sweeps/ ar
 It knows nothing of what is inside a recipe but its opening comments.
 """
 
+import re
 from pathlib import Path
 
 from accept_llm.errors import RecipeError, refusal
+from accept_llm.recipe.types import NAME
+from accept_llm.storage import home_path
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _PLACES = (_PACKAGE / "_recipes", _PACKAGE.parent / "recipes")
@@ -54,12 +57,22 @@ def copy_recipe(name: str, out: Path) -> Path:
     source = shipped.get(wanted) or (ends[0] if len(ends) == 1 else None)
     if source is None:
         raise RecipeError([f"recipes: {refusal(name, list(shipped), allowed=', '.join(shipped))}"])
+    out = home_path(out)
     target = out / source.name if out.is_dir() else out
     try:
         with target.open("x", encoding="utf-8") as file:  # "x" never overwrites
-            file.write(source.read_text(encoding="utf-8"))
+            file.write(_named_after(target, source))
     except FileExistsError:
         raise RecipeError([f"recipes: {target} exists and is left as it is"]) from None
     except OSError as error:
         raise RecipeError([f"recipes: cannot write {target} ({error.strerror})"]) from None
     return target
+
+
+def _named_after(target: Path, source: Path) -> str:
+    """The recipe's text with the name of the copy: that of its runs, and in its first comment."""
+    text = source.read_text(encoding="utf-8")
+    text = re.sub(rf"\S*/{re.escape(source.name)}(?=\s)", str(target), text, count=1)
+    if re.fullmatch(NAME, target.stem):
+        text = re.sub(r"^name: .*$", f"name: {target.stem}", text, count=1, flags=re.MULTILINE)
+    return text

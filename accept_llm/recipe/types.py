@@ -13,11 +13,13 @@ def _no_bool(value: Any) -> Any:
 
 
 _NoBool = BeforeValidator(_no_bool)
-Count = Annotated[int, Field(ge=1), _NoBool]
-Size = Annotated[int, Field(ge=0), _NoBool]
+LARGEST = 2**31 - 1  # torch and numpy take no larger ones everywhere
+Count = Annotated[int, Field(ge=1, le=LARGEST), _NoBool]
+Size = Annotated[int, Field(ge=0, le=LARGEST), _NoBool]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), _NoBool]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False), _NoBool]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+Name = Annotated[str, Field(pattern=NAME)]
 
 
 class Spec(BaseModel):

@@ -7,13 +7,17 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from accept_llm.errors import RecipeError
+from accept_llm.errors import Problems, RecipeError
 from accept_llm.ranks import is_first
 from accept_llm.recipe.recipe import Recipe, load_recipe
+from accept_llm.recipe.text import parse_overrides
+from accept_llm.storage import home_path
 
 RECIPE_FILE = "recipe.yaml"
 LOCK = ".lock"
 ADAPTER = "prompt"
+_USED = ("model", "task", "engine", "train.eval_batch_size")
+"""The parts of a recipe that evaluating and predicting read."""
 
 
 def check_run_folder(recipe: Recipe, *, resume: bool) -> None:
@@ -75,11 +79,25 @@ def _check_writable(folder: Path) -> None:
 def read_run(folder: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
     """The recipe of a run folder with changes, the name and place that the folder has now, and
     notes for the user."""
+    folder = home_path(folder)
     if not (folder / RECIPE_FILE).is_file():
         what = "has no" if folder.is_dir() else "does not exist; it would have a"
         raise RecipeError([f"run: {folder} {what} {RECIPE_FILE}; allowed: a run folder"])
+    _refuse_idle(overrides)
     recipe, notes = load_recipe(folder / RECIPE_FILE, overrides, earlier=True)
     return relocate(recipe, folder), notes
+
+
+def _refuse_idle(overrides: Sequence[str]) -> None:
+    """RecipeError for overrides that change nothing of what an adapter answers, or how."""
+    problems = Problems()
+    for change in parse_overrides(overrides, Problems()):  # others' mistakes are said later
+        key = ".".join(change.path)
+        if change.path[0] not in _USED and key not in _USED:
+            got = f"{key}: got {change.text!r}, but an adapter is used as it was trained"
+            allowed = "model.*, task.*, engine.*, train.eval_batch_size"
+            problems.lines.append(f"{got}; allowed: {allowed}")
+    problems.check()
 
 
 def relocate(recipe: Recipe, folder: Path) -> Recipe:

@@ -13,6 +13,8 @@ from accept_llm.errors import Notify, RecipeError
 from accept_llm.recipe.train import Train
 from accept_llm.storage import write_text
 
+LEAST_PADDING = 0.001  # that a user is told of
+
 
 class RunLog:
     """metrics.jsonl, and lines for `notify`, on rank 0 only; with `bar`, a progress bar where the
@@ -29,6 +31,7 @@ class RunLog:
         self.notify = notify
         self.seconds = 0.0
         self._score = ""
+        self._said = -self.log_every
         self._events = _event_writer(folder) if spec.tensorboard and writes else None
         self._console = Console() if bar and writes else None
         self._bar: Progress | None = None
@@ -73,9 +76,11 @@ class RunLog:
     def epoch(self, step: int, epoch: int, *, padding: float) -> None:
         """The end of an epoch (from 0), or of the run; `padding`: its share of all positions."""
         self._write({"step": step, "epoch": epoch, "padding": padding})
-        self.print_line(
-            f"step {step}/{self.steps}  epoch {epoch}: padding {padding:.1%} of the positions"
-        )
+        if padding >= LEAST_PADDING and step - self._said >= self.log_every:
+            self._said = step
+            self.print_line(
+                f"step {step}/{self.steps}  epoch {epoch}: padding {padding:.1%} of the positions"
+            )
 
     def evaluation(self, step: int, scores: dict[str, float], *, better: bool) -> None:
         self._write({"step": step, "validation": scores, "best": better})

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from accept_llm.errors import RecipeError
-from accept_llm.models.folder import CONFIG, INDEX, ModelInfo, fingerprint, read_json
+from accept_llm.models.folder import CONFIG, INDEX, ModelInfo, fingerprint
+from accept_llm.models.tokenizer_files import read_json
 from accept_llm.storage import atomic_folder, cache_dir
 
 FAMILIES = ("llama", "falcon", "bloom")

@@ -117,7 +117,7 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def measure(name: str, labels: Sequence[Any], predictions: Sequence[Any], *, classes: int) -> float:
+def measure(name: str, labels: Sequence[Any], *, predictions: Sequence[Any], classes: int) -> float:
     """A metric in a task of so many classes, whichever of them occur here."""
     if name == "f1":
         return f1(labels, predictions, classes=classes)

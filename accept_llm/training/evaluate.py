@@ -96,7 +96,7 @@ def score(
     guesses = [answer(task, p) for p in predictions]
     classes = len(task.labels)
     values = {
-        name: measure(name, labels, guesses, classes=classes)
+        name: measure(name, labels, predictions=guesses, classes=classes)
         for name in (task.metric, *task.extra_metrics)
     }
     targets = sum(p.targets for p in predictions)

@@ -18,13 +18,14 @@ from accept_llm.checks import Prepared
 from accept_llm.data.demonstrations import demonstrations
 from accept_llm.data.encoding import Encoder
 from accept_llm.engines.base import Engine
-from accept_llm.errors import Notify, silent
+from accept_llm.errors import Notify, RecipeError, silent
 from accept_llm.heads import Setting, build_head
 from accept_llm.methods.base import Method, Start
 from accept_llm.methods.table import build_method
 from accept_llm.models.find import fetch_model
 from accept_llm.models.folder import ModelInfo
 from accept_llm.models.tokenizer import load_tokenizer
+from accept_llm.models.tokenizer_files import too_many_tokens
 from accept_llm.storage import cache_dir
 from accept_llm.swarm import probe
 from accept_llm.swarm.folder import FAMILIES
@@ -76,6 +77,9 @@ def load(
     if trained:
         check_fits(trained.card, recipe.model, info=info)
     tokenizer = load_tokenizer(info.folder)
+    tokens = max(tokenizer.get_vocab().values()) + 1
+    if problems := too_many_tokens(info.folder, tokens, vocabulary=info.vocab_size):
+        raise RecipeError([f"model: {line}" for line in problems])
     seed, seq2seq = recipe.train.seed, info.architecture == "seq2seq"
     setting = Setting(prepared.task, info.hidden_size, tokenizer, seed, seq2seq)
     head = trained.head if trained else build_head(recipe.head, setting)

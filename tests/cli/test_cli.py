@@ -17,6 +17,7 @@ from support.runs import metrics, recipe_data
 
 from accept_llm import api, load_prompt
 from accept_llm.data.inputs import make_inputs, open_output
+from accept_llm.errors import RecipeError
 from accept_llm.recipe.recipe import load_recipe, parse_recipe
 
 TEXTS = "the kettle was lovely and fast\n\nthe zip jams: late, wrong, cold\n"
@@ -189,6 +190,15 @@ def test_a_full_console_is_one_message(run: Run) -> None:
     assert done.returncode == 1
     assert done.stderr.decode().splitlines()[-1].startswith("error: No space left on device")
     assert "Traceback" not in done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    "change", ["head.kind=choice", "method.length=9", "train.seed=3", "name=x", "train.steps=9"]
+)
+def test_overrides_without_an_effect_are_refused(run: Run, change: str) -> None:
+    key = change.partition("=")[0]
+    with pytest.raises(RecipeError, match=rf"{key}: got '{change}', but an adapter is used as"):
+        api.evaluate(run.folder, [change])
 
 
 def test_a_run_folder_can_be_moved_and_renamed(run: Run, tmp_path: Path) -> None:

@@ -226,6 +226,48 @@ def test_embedding_of_another_width(folder):
     ]
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model", "tokenizer_config.json"])
+def test_a_pointer_of_git_lfs_is_no_file(folder, name):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 499723\n"
+    (folder / name).write_text(pointer)
+    assert folder_problems(folder) == [
+        f"model.path: {folder / name} is a pointer of Git LFS, not the file; `git lfs pull` gets it"
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "special_tokens_map.json", "generation_config.json"]
+)
+def test_cut_json_beside_a_model(folder, name):
+    (folder / name).write_text('{"model": {"vo')
+    (said,) = folder_problems(folder)
+    assert said.startswith(f"model.path: {folder / name} is not JSON (")
+
+
+def test_more_tokens_than_embeddings(folder):
+    words = {"model": {"vocab": {chr(97 + i): i for i in range(16)}}}
+    (folder / "tokenizer.json").write_text(json.dumps(words))
+    assert look(folder).vocab_size == 16
+    many = "has a tokenizer of 17 tokens, and embeddings for 16; needed: one each"
+    added = {**words, "added_tokens": [{"id": 16, "content": "<cat>"}]}
+    (folder / "tokenizer.json").write_text(json.dumps(added))
+    assert many in folder_problems(folder)[0]
+    (folder / "tokenizer.json").write_text(json.dumps(words))
+    (folder / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"16": {}}}')
+    assert many in folder_problems(folder)[0]
+    listed = {"model": {"vocab": [["a", 0.0]] * 17}}  # a Unigram's
+    (folder / "tokenizer.json").write_text(json.dumps(listed))
+    assert many in folder_problems(folder)[0]
+
+
+def test_a_t5_without_its_start_token(folder):
+    configure(folder, model_type="t5", d_model=8, num_layers=1)
+    (said,) = folder_problems(folder)
+    assert "has no decoder_start_token_id; the token that a decoder begins with" in said
+    configure(folder, model_type="t5", d_model=8, num_layers=1, decoder_start_token_id=0)
+    assert look(folder).architecture == "seq2seq"
+
+
 def test_many_problems_of_one_folder(folder):
     configure(folder, model_type="bart")
     (folder / "tokenizer.json").unlink()
@@ -245,7 +287,7 @@ def test_real_models(models_dir, stories):
 def test_positions_do_not_limit_t5(folder):
     """Old T5 configs say n_positions: 512, though positions are relative."""
     assert look(folder).architecture == "causal"
-    configure(folder, model_type="t5", is_encoder_decoder=True, n_positions=4)
+    configure(folder, model_type="t5", decoder_start_token_id=0, n_positions=4)
     info = look(folder)
     assert (info.architecture, info.max_positions) == ("seq2seq", None)
 

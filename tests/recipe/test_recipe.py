@@ -65,6 +65,20 @@ def test_prompt_length_of_each_kind(path: Path) -> None:
     assert loaded(path, "method.length=0").method.tokens == 0
 
 
+def test_the_home_folder_in_every_path(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(path.parent))
+    assert loaded(path, "output_dir=~/out").run_dir == path.parent / "out" / "least"
+    assert load_recipe(f"~/{path.name}")[0] == loaded(path)
+    assert loaded(path, "output_dir=~nobody-here/out").run_dir == Path("~nobody-here/out/least")
+
+
+@pytest.mark.parametrize("key", ["train.seed", "task.split_seed", "train.steps", "method.length"])
+def test_numbers_that_torch_cannot_take_are_refused(path: Path, key: str) -> None:
+    assert problems(path, f"{key}=20250101120000") == [
+        f"{key}: got 20250101120000; allowed: less than or equal to 2147483647"
+    ]
+
+
 def test_a_recipe_is_frozen(path: Path) -> None:
     recipe = loaded(path)
     with pytest.raises(ValidationError, match="frozen"):

@@ -57,11 +57,20 @@ def test_copy_recipe_never_overwrites(tmp_path: Path) -> None:
     name, source = next(iter(shipped_recipes().items()))
     target = copy_recipe(name, tmp_path)
     assert target == tmp_path / f"{name}.yaml"
-    assert target.read_text() == source.read_text()
+    theirs = source.read_text().splitlines()
+    assert target.read_text().splitlines() == [f"# accept-llm train {target}", *theirs[1:]]
     target.write_text("mine")
     with pytest.raises(ValueError, match="exists and is left as it is"):
         copy_recipe(name, tmp_path)
     assert target.read_text() == "mine"
+
+
+def test_a_copy_is_named_after_its_file(tmp_path: Path) -> None:
+    """So that the run of mine.yaml is runs/mine."""
+    for file, name in {"mine.yaml": "mine", "a b.yaml": "smollm2_sst2"}.items():
+        text = copy_recipe("smollm2_sst2", tmp_path / file).read_text()
+        assert f"\nname: {name}\n" in text
+        assert text.startswith(f"# accept-llm train {tmp_path / file}\n")
 
 
 def test_copy_recipe_knows_what_you_meant(tmp_path: Path) -> None:
@@ -72,6 +81,7 @@ def test_copy_recipe_knows_what_you_meant(tmp_path: Path) -> None:
 
 
 def test_a_recipe_in_a_folder_is_copied_by_its_path_or_its_last_part(tmp_path: Path) -> None:
-    source = shipped_recipes()["methods/lora"].read_text()
-    assert copy_recipe("methods/lora", tmp_path / "mine.yaml").read_text() == source
+    source, _ = load_recipe(shipped_recipes()["methods/lora"])
+    mine, _ = load_recipe(copy_recipe("methods/lora", tmp_path / "mine.yaml"))
+    assert mine == source.model_copy(update={"name": "mine"})
     assert copy_recipe("lora", tmp_path) == tmp_path / "lora.yaml"

@@ -41,12 +41,14 @@ def test_binary_metrics(rows: list[tuple[int, int]]) -> None:
 
 def test_the_average_follows_the_task_s_classes_not_those_that_occur() -> None:
     labels = [0] * 7 + [1] * 3
-    assert measure("f1", labels, [0] * 10, classes=2) == 0.0
+    assert measure("f1", labels, predictions=[0] * 10, classes=2) == 0.0
     # Of class 0: 7 of 7 found, 3 too many. Of class 1: none. The third class does not occur.
-    assert measure("f1", labels, [0] * 10, classes=3) == pytest.approx((14 / 17 + 0) / 2)
+    assert measure("f1", labels, predictions=[0] * 10, classes=3) == pytest.approx(
+        (14 / 17 + 0) / 2
+    )
     # Class 0: 6 of 7, 3 too many; class 1: none; class 2: none.
     third = [0] * 6 + [2] + [0] * 3
-    assert measure("f1", labels, third, classes=3) == pytest.approx(12 / 16 / 3)
+    assert measure("f1", labels, predictions=third, classes=3) == pytest.approx(12 / 16 / 3)
 
 
 @settings(deadline=None)
@@ -58,7 +60,7 @@ def test_macro_f1(rows: list[tuple[int, int]]) -> None:
         tp, fp, fn = confusion(rows, index)
         scores.append(2 * tp / (2 * tp + fp + fn))
     want = pytest.approx(sum(scores) / len(scores))
-    assert measure("f1", labels, predictions, classes=3) == want
+    assert measure("f1", labels, predictions=predictions, classes=3) == want
 
 
 def test_metrics_agree_with_their_libraries() -> None:
@@ -69,7 +71,7 @@ def test_metrics_agree_with_their_libraries() -> None:
     labels, predictions = rng.integers(0, 3, (2, 200)).tolist()
     assert METRICS["accuracy"](labels, predictions) == accuracy_score(labels, predictions)
     want = f1_score(labels, predictions, average="macro")
-    assert measure("f1", labels, predictions, classes=3) == want
+    assert measure("f1", labels, predictions=predictions, classes=3) == want
     assert METRICS["matthews"](labels, predictions) == matthews_corrcoef(labels, predictions)
     scores, guesses = rng.normal(size=(2, 200)).tolist()
     assert METRICS["pearson"](scores, guesses) == pearsonr(scores, guesses).statistic

@@ -1,0 +1,71 @@
+"""What the files of a tokenizer must be, read without the library that reads them to tokenise."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
+_READ = (
+    *TOKENIZERS,
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("generation_config.json", "merges.txt"),
+)
+_LFS = b"version https://git-lfs"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; ValueError names the file when it is something else."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, RecursionError, ValueError) as error:
+        raise ValueError(f"{path} is not JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} holds {type(data).__name__}; allowed: a JSON object")
+    return data
+
+
+def tokenizer_problems(folder: Path, vocabulary: int | None) -> list[str]:
+    """What is wrong with the tokenizer beside a model of so many embeddings, if that is known."""
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        return [f"{folder} has no tokenizer; needed: one of {', '.join(TOKENIZERS)}"]
+    files = sorted(path for path in folder.iterdir() if path.name in _READ and path.is_file())
+    problems = [problem for path in files if (problem := _problem(path))]
+    return problems or too_many_tokens(folder, _tokens(folder), vocabulary=vocabulary)
+
+
+def too_many_tokens(folder: Path, tokens: int, *, vocabulary: int | None) -> list[str]:
+    """A line where a tokenizer has more tokens than the model has embeddings."""
+    if vocabulary is None or tokens <= vocabulary:
+        return []
+    got = f"{folder} has a tokenizer of {tokens} tokens, and embeddings for {vocabulary}"
+    return [f"{got}; needed: one each (resize_token_embeddings, then save_pretrained, makes them)"]
+
+
+def _problem(path: Path) -> str | None:
+    """Why a file cannot be what it is called: cut, or a pointer of Git LFS."""
+    with path.open("rb") as file:
+        start = file.read(len(_LFS))
+    if start == _LFS:
+        return f"{path} is a pointer of Git LFS, not the file; `git lfs pull` gets it"
+    if not start:
+        return f"{path} is empty; copy or download it again"
+    if path.suffix == ".json":
+        try:
+            read_json(path)
+        except ValueError as error:
+            return str(error)
+    return None
+
+
+def _tokens(folder: Path) -> int:
+    """One more than the largest id that JSON files name; 0 where they name none."""
+    ids: list[Any] = []
+    if (folder / "tokenizer.json").is_file():
+        found = read_json(folder / "tokenizer.json")
+        ids += [token.get("id") for token in found.get("added_tokens") or []]
+        words = (found.get("model") or {}).get("vocab") or {}
+        ids += list(words.values()) if isinstance(words, dict) else [len(words) - 1]
+    if (folder / "tokenizer_config.json").is_file():
+        added = read_json(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
+        ids += [int(number) for number in added if number.isdecimal()]
+    return max((i for i in ids if isinstance(i, int)), default=-1) + 1

@@ -1,0 +1,20 @@
+"""The lines that a run prints."""
+
+from pathlib import Path
+
+from accept_llm.recipe.train import Train
+from accept_llm.runs.log import RunLog, read_metrics
+
+
+def test_padding_is_said_where_there_is_some_and_not_more_often_than_steps(tmp_path: Path) -> None:
+    said: list[str] = []
+    spec = Train.model_validate({"steps": 100, "log_every": 10})
+    log = RunLog(tmp_path, spec, writes=True, notify=said.append)
+    shares = [0.0] * 10 + [0.25] * 10
+    for epoch, share in enumerate(shares):
+        log.epoch(2 * (epoch + 1), epoch, padding=share)
+    assert said == [
+        "step 22/100  epoch 10: padding 25.0% of the positions",
+        "step 32/100  epoch 15: padding 25.0% of the positions",
+    ]
+    assert [line["padding"] for line in read_metrics(tmp_path / "metrics.jsonl")] == shares
