@@ -51,6 +51,13 @@ def load_tokenizer(folder: Path) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=backend, **_settings(folder))
 
 
+def plain_tokens(tokenizer: Any) -> int:
+    """One more than the largest id of a token that a text may become."""
+    special = set(tokenizer.all_special_ids)
+    special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return max(i for i in tokenizer.get_vocab().values() if i not in special) + 1
+
+
 def _one_space_first(tokenizer: Any) -> Any:
     """Made from tokenizer.model: 4.33 puts a space before a text that begins with one already."""
     from tokenizers import Regex, normalizers

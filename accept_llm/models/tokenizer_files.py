@@ -58,14 +58,17 @@ def _problem(path: Path) -> str | None:
 
 
 def _tokens(folder: Path) -> int:
-    """One more than the largest id that JSON files name; 0 where they name none."""
+    """One more than the largest id that JSON files name; 0 where they name none. Special tokens do
+    not count: no text becomes one, and some models have no embedding for theirs (Gemma 3's image).
+    """
     ids: list[Any] = []
     if (folder / "tokenizer.json").is_file():
         found = read_json(folder / "tokenizer.json")
-        ids += [token.get("id") for token in found.get("added_tokens") or []]
+        added = found.get("added_tokens") or []
+        ids += [token.get("id") for token in added if not token.get("special")]
         words = (found.get("model") or {}).get("vocab") or {}
         ids += list(words.values()) if isinstance(words, dict) else [len(words) - 1]
     if (folder / "tokenizer_config.json").is_file():
-        added = read_json(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
-        ids += [int(number) for number in added if number.isdecimal()]
+        listed = read_json(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
+        ids += [int(number) for number, token in listed.items() if not token.get("special")]
     return max((i for i in ids if isinstance(i, int)), default=-1) + 1

@@ -24,7 +24,7 @@ from accept_llm.methods.base import Method, Start
 from accept_llm.methods.table import build_method
 from accept_llm.models.find import fetch_model
 from accept_llm.models.folder import ModelInfo
-from accept_llm.models.tokenizer import load_tokenizer
+from accept_llm.models.tokenizer import load_tokenizer, plain_tokens
 from accept_llm.models.tokenizer_files import too_many_tokens
 from accept_llm.storage import cache_dir
 from accept_llm.swarm import probe
@@ -77,8 +77,8 @@ def load(
     if trained:
         check_fits(trained.card, recipe.model, info=info)
     tokenizer = load_tokenizer(info.folder)
-    tokens = max(tokenizer.get_vocab().values()) + 1
-    if problems := too_many_tokens(info.folder, tokens, vocabulary=info.vocab_size):
+    problems = too_many_tokens(info.folder, plain_tokens(tokenizer), vocabulary=info.vocab_size)
+    if problems:
         raise RecipeError([f"model: {line}" for line in problems])
     seed, seq2seq = recipe.train.seed, info.architecture == "seq2seq"
     setting = Setting(prepared.task, info.hidden_size, tokenizer, seed, seq2seq)

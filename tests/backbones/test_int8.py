@@ -116,7 +116,7 @@ def test_a_model_without_linear_layers_is_refused(tmp_path, tiny_llama):
     """GPT-2's are transposed (Conv1D)."""
     for file in tiny_llama.glob("tokenizer*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=90)).save_pretrained(
+    GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=400)).save_pretrained(
         tmp_path
     )
     with pytest.raises(

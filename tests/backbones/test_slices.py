@@ -152,7 +152,7 @@ def test_an_unknown_dtype_is_refused_when_it_is_read(tmp_path):
 # --- models over three ranks ------------------------------------------------------------
 
 T5 = {
-    **{"model_type": "t5", "vocab_size": 91, "d_model": 16, "d_kv": 2, "num_heads": 2, "d_ff": 20},
+    **{"model_type": "t5", "vocab_size": 400, "d_model": 16, "d_kv": 2, "num_heads": 2, "d_ff": 20},
     **{"num_layers": 2, "num_decoder_layers": 3, "relative_attention_num_buckets": 8},
     **{"feed_forward_proj": "gated-gelu", "decoder_start_token_id": 0, "pad_token_id": 0},
     **{"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True},
@@ -182,7 +182,7 @@ def save_t5(folder: Path, embeddings: str, tokenizer: Path) -> Path:
     lm = T5ForConditionalGeneration(AutoConfig.from_pretrained(folder)).bfloat16()
     names = [f"{name}.weight" for name in EMBEDDINGS]
     weights = {k: v.clone() for k, v in lm.state_dict().items() if k not in names}
-    values = {letter: torch.randn(91, 16).bfloat16() for letter in "ab"}
+    values = {letter: torch.randn(400, 16).bfloat16() for letter in "ab"}
     kept = zip(names, embeddings, strict=True)
     weights |= {name: values[letter].clone() for name, letter in kept if letter != "-"}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

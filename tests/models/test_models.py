@@ -255,6 +255,9 @@ def test_more_tokens_than_embeddings(folder):
     (folder / "tokenizer.json").write_text(json.dumps(words))
     (folder / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"16": {}}}')
     assert many in folder_problems(folder)[0]
+    special = {"added_tokens_decoder": {"16": {"content": "<image>", "special": True}}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(special))
+    assert look(folder).vocab_size == 16  # no text becomes it
     listed = {"model": {"vocab": [["a", 0.0]] * 17}}  # a Unigram's
     (folder / "tokenizer.json").write_text(json.dumps(listed))
     assert many in folder_problems(folder)[0]

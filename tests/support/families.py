@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 SIZES = {
-    **{"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
+    **{"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
     **{"intermediate_size": 48, "initializer_range": 0.15, "max_position_embeddings": 64},
     **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
 }
@@ -16,7 +16,7 @@ SHARED = SIZES | {"num_key_value_heads": 2}
 WIDE = SHARED | {"head_dim": 8}
 EXPERTS = SHARED | {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 24}
 OLD = {
-    **{"vocab_size": 90, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
+    **{"vocab_size": 400, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
     **{"initializer_range": 0.15, "bos_token_id": 1, "eos_token_id": 2},
 }
 NEO = {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]}
