@@ -1,6 +1,7 @@
 """Truncation, the order of rows, and how a global batch is cut over ranks."""
 
 import itertools
+import pickle
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -194,10 +195,22 @@ def test_long_sets_are_tokenised_once(tokenizer, tmp_path, monkeypatch):
     ):
         with pytest.raises(TypeError):
             other(rows)
-    file.write_bytes(file.read_bytes()[:200])  # cut short: it is made again
-    assert first(rows) == want
+    whole = file.read_bytes()
+    for damaged in (whole[:200], b"", b"PK garbage", pickle.dumps([1]), whole[:-30] + bytes(30)):
+        file.write_bytes(damaged)  # it is made again
+        assert first(rows) == want
+        assert file.read_bytes() == whole
     assert first(rows[:2]) == want[:2]
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_cache_that_cannot_be_written_loses_nothing(tokenizer, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("accept_llm.data.token_cache.LEAST", 3)
+    (tmp_path / "file").write_text("no folder")
+    rows = [example("the kettle " * i, "a drip") for i in range(1, 9)]
+    cached = Encoder(tokenizer, TASKS["squad"], spec=QA, cache=(tmp_path / "file", "hash"))
+    assert cached(rows) == Encoder(tokenizer, TASKS["squad"], spec=QA)(rows)
+    assert "note: tokens are not kept for the next run" in capsys.readouterr().err
 
 
 @PROPERTY
