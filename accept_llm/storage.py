@@ -2,19 +2,23 @@
 them half done.
 """
 
+import atexit
 import json
 import os
 import re
 import shutil
 import stat
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
 from accept_llm.errors import RecipeError
+from accept_llm.ranks import is_first
 
 # --- the folders of the environment -----------------------------------------------------
 
@@ -52,9 +56,37 @@ def model_dir() -> Path | None:
 def cache_dir() -> Path:
     """The folder of converted and downloaded models and of tokenised rows: ACCEPT_CACHE_DIR, else
     accept_llm in the cache folder of the platform (XDG_CACHE_HOME names another)."""
-    return _named_folder(CACHE_DIR) or (
-        (_named_folder("XDG_CACHE_HOME") or _platform_cache()) / "accept_llm"
-    )
+    try:
+        return _named_folder(CACHE_DIR) or (
+            (_named_folder("XDG_CACHE_HOME") or _platform_cache()) / "accept_llm"
+        )
+    except RuntimeError as error:  # no home folder
+        return _spare_cache(str(error))
+
+
+def writable_cache() -> Path:
+    """The cache, or a folder that this process alone has, where the cache cannot be written to."""
+    folder = cache_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        return _spare_cache(f"{folder}: {error.strerror or error}")
+
+
+@lru_cache(maxsize=1)
+def _spare_cache(why: str) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="accept_llm-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    say(f"there is no cache ({why}); what would be kept is made in {folder} for this process alone")
+    return folder
+
+
+def say(text: str) -> None:
+    """A note for the user on stderr, on rank 0 alone."""
+    if is_first():
+        print(f"note: {text}", file=sys.stderr)
 
 
 def _platform_cache() -> Path:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from accept_llm import storage
 from accept_llm.errors import RecipeError
 from accept_llm.storage import (
     atomic_file,
@@ -12,9 +13,50 @@ from accept_llm.storage import (
     cache_dir,
     data_dir,
     model_dir,
+    writable_cache,
     write_json,
     write_text,
 )
+
+
+@pytest.fixture
+def spare():
+    """Each test has its own spare cache."""
+    storage._spare_cache.cache_clear()
+    yield
+    storage._spare_cache.cache_clear()
+
+
+def test_a_cache_that_cannot_be_written_to_is_done_without(tmp_path, monkeypatch, capsys, spare):
+    file = tmp_path / "file"
+    file.write_text("no folder")
+    for cache in (file, file / "below", Path("/proc/none")):
+        storage._spare_cache.cache_clear()
+        monkeypatch.setenv("ACCEPT_CACHE_DIR", str(cache))
+        found = writable_cache()
+        assert found.is_dir()
+        assert writable_cache() == found != cache
+        (said,) = capsys.readouterr().err.splitlines()
+        assert said.startswith(f"note: there is no cache ({cache}: ")
+        assert str(found) in said
+
+
+def test_no_home_folder(monkeypatch, capsys, spare):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("ACCEPT_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert cache_dir() == writable_cache()
+    assert "note: there is no cache (Could not determine home" in capsys.readouterr().err
+
+
+def test_a_cache_that_can_be_written_to_is_used(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ACCEPT_CACHE_DIR", str(tmp_path / "new" / "cache"))
+    assert writable_cache() == cache_dir() == tmp_path / "new" / "cache"
+    assert capsys.readouterr().err == ""
+    assert list(writable_cache().iterdir()) == []
 
 
 class Torn(Exception):

@@ -34,7 +34,8 @@ class Encoder:
     so that a second text is never cut away and the leads and the question always stay. Values
     that the task keeps (the question of a QA task) are cut only where nothing else is left.
     `answer_of` gives the tokens to say for a label; without it, there are none. `cache` is a
-    folder that remembers long data sets, and the tokenizer's hash.
+    folder that remembers long data sets, and the tokenizer's hash. `dropped_end` is a token that
+    some tokenizers put after a text and that must not stand there: a causal model goes on with it.
     """
 
     def __init__(
@@ -45,11 +46,12 @@ class Encoder:
         spec: TaskSpec,
         answer_of: Callable[[Label], tuple[int, ...]] | None = None,
         cache: tuple[Path, str] | None = None,
+        dropped_end: int | None = None,
     ):
         self.tokenizer, self.task, self.max_length = tokenizer, task, spec.max_length
         asks = task.asks(spec.cue)
         self.question = f" {asks}" if asks else ""
-        self.answer_of, self.cache = answer_of, cache
+        self.answer_of, self.cache, self.dropped_end = answer_of, cache, dropped_end
         # MultiRC asks some sixty times about one paragraph.
         self._ends = lru_cache(maxsize=1000)(self._find_ends)
         self._frame = lru_cache(maxsize=1000)(self._count_frame)
@@ -60,7 +62,10 @@ class Encoder:
             rows = self._rows(examples)
         else:
             folder, tokenizer = self.cache
-            settings = (tokenizer, self.max_length, self.question, self.task.kept)
+            settings = (
+                *(tokenizer, self.max_length, self.question),
+                *(self.task.kept, self.dropped_end),
+            )
             rows = cached_rows(
                 folder, settings, examples=examples, make=lambda: self._rows(examples)
             )
@@ -80,7 +85,7 @@ class Encoder:
         for start in range(0, len(examples), CHUNK):
             part = examples[start : start + CHUNK]
             texts = [self.text([value for _, value in e.parts], e) for e in part]
-            ids = self.tokenizer(texts)["input_ids"]
+            ids = map(self._without_end, self.tokenizer(texts)["input_ids"])
             found += [self._fit(e, tokens) for e, tokens in zip(part, ids, strict=True)]
         return found
 
@@ -96,7 +101,10 @@ class Encoder:
         return "".join(a + b for a, b in zip(leads, values, strict=True)) + self.question
 
     def _tokens(self, values: Sequence[str], example: Example) -> list[int]:
-        return self.tokenizer(self.text(values, example))["input_ids"]
+        return self._without_end(self.tokenizer(self.text(values, example))["input_ids"])
+
+    def _without_end(self, tokens: list[int]) -> list[int]:
+        return tokens[:-1] if tokens and tokens[-1] == self.dropped_end else tokens
 
     def _truncate_values(self, example: Example) -> tuple[list[str], list[int]]:
         """The values that fit, and the tokens of the whole."""
@@ -131,7 +139,7 @@ class Encoder:
 
     def _count_frame(self, leads: tuple[str, ...]) -> int:
         """Tokens of the text form without its values."""
-        return len(self.tokenizer("".join(leads) + self.question)["input_ids"])
+        return len(self._without_end(self.tokenizer("".join(leads) + self.question)["input_ids"]))
 
     def _find_ends(self, text: str) -> list[int]:
         """The character at which each token of `text` ends."""

@@ -6,14 +6,13 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
-from accept_llm.storage import atomic_file
+from accept_llm.storage import atomic_file, say
 from accept_llm.tasks.base import Example
 
-FORMAT = 1
+FORMAT = 2
 LEAST = 2000  # examples that are worth a file
 Rows = list[tuple[list[int], bool]]
 """Token ids of each example, and whether truncation has cut its answer away."""
@@ -37,7 +36,10 @@ def cached_rows(
     rows = _read(path, len(examples))
     if rows is None:
         rows = make()
-        _write(path, rows)
+        try:
+            _write(path, rows)
+        except OSError as error:
+            say(f"tokens are not kept for the next run ({path}: {error.strerror or error})")
     return rows
 
 
@@ -46,7 +48,7 @@ def _read(path: Path, count: int) -> Rows | None:
         with path.open("rb") as file, np.load(file) as data:
             parts = np.split(data["tokens"], np.cumsum(data["lengths"])[:-1])
             rows = [(p.tolist(), bool(x)) for p, x in zip(parts, data["lost"], strict=True)]
-    except (OSError, ValueError, KeyError, BadZipFile):  # not there, or cut short: made again
+    except Exception:  # not there, or damaged in any way: made again
         return None
     return rows if len(rows) == count else None
 

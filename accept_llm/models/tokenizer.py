@@ -30,7 +30,8 @@ def load_tokenizer(folder: Path) -> Any:
 
     if not is_old():
         try:
-            return AutoTokenizer.from_pretrained(folder)
+            # A text that holds "</s>" is a text: its characters, not the token that ends one.
+            return AutoTokenizer.from_pretrained(folder, split_special_tokens=True)
         except Exception as error:  # of whatever library reads the files
             why = f"{type(error).__name__}: {error}".splitlines()[0]
             message = f"model: the tokenizer in {folder} cannot be read ({why})"

@@ -110,6 +110,9 @@ class RunLog:
 
     def rewind(self, step: int) -> None:
         """Forgets lines after `step` (and a last one cut short by a kill)."""
+        if self._events and step:
+            self._events.close()
+            self._events = _event_writer(self.path.parent, purge=step + 1)
         if self.writes and self.path.exists():
             kept = [line for line in read_metrics(self.path) if line["step"] <= step]
             write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
@@ -128,7 +131,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _event_writer(folder: Path) -> Any:
+def _event_writer(folder: Path, *, purge: int | None = None) -> Any:
+    """Writes TensorBoard events; those of earlier files from step `purge` on are void."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -138,7 +142,7 @@ def _event_writer(folder: Path) -> Any:
                 "pip install 'accept-llm[report]'"
             ]
         ) from None
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
 
 
 def _clock(seconds: float) -> str:

@@ -91,13 +91,16 @@ def environment() -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    """The commit of the clone that this package lies in, if it does."""
-    command = ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"]
+    """The commit of the clone whose top holds this package; None where it lies anywhere else, such
+    as in a virtual environment inside another repository."""
+    package = Path(__file__).resolve().parent.parent
+    command = ["git", "-C", str(package), "rev-parse", "--show-toplevel", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
+    top, _, commit = done.stdout.strip().partition("\n")
+    return commit or None if done.returncode == 0 and Path(top) == package.parent else None
 
 
 def peak_memory() -> dict[str, int]:

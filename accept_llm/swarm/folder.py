@@ -13,7 +13,7 @@ from typing import Any
 from accept_llm.errors import RecipeError
 from accept_llm.models.folder import CONFIG, INDEX, ModelInfo, fingerprint
 from accept_llm.models.tokenizer_files import read_json
-from accept_llm.storage import atomic_folder, cache_dir
+from accept_llm.storage import atomic_folder, writable_cache
 
 FAMILIES = ("llama", "falcon", "bloom")
 _THETA = 10_000.0
@@ -53,7 +53,7 @@ def petals_folder(info: ModelInfo) -> Path:
         return info.folder
     text = json.dumps(old, indent=2, sort_keys=True)
     key = hashlib.sha256(f"{info.folder.resolve()}\n{text}".encode()).hexdigest()[:12]
-    target = cache_dir() / "petals" / f"{info.folder.name}-{key}"
+    target = writable_cache() / "petals" / f"{info.folder.name}-{key}"
     if not target.is_dir():
         with atomic_folder(target) as draft:
             (draft / CONFIG).write_text(text)

@@ -24,7 +24,7 @@ from accept_llm.methods.base import Composed
 from accept_llm.models.folder import ModelInfo, fingerprint
 from accept_llm.models.tokenizer_files import read_json
 from accept_llm.recipe.model import ModelSpec
-from accept_llm.storage import cache_dir, write_json
+from accept_llm.storage import cache_dir, writable_cache, write_json
 
 FILE = "accept_probe.json"  # in a model folder
 TEXT = (
@@ -77,7 +77,7 @@ def record(probe: Probe, info: ModelInfo) -> Path:
     """Keeps it in the model's folder, or in the cache where that cannot be written to."""
     with contextlib.suppress(OSError):
         return _write(probe, info.folder / FILE)
-    return _write(probe, _in_cache(info))
+    return _write(probe, _in_cache(info, writable_cache()))
 
 
 def _write(probe: Probe, path: Path) -> Path:
@@ -85,8 +85,8 @@ def _write(probe: Probe, path: Path) -> Path:
     return path
 
 
-def _in_cache(info: ModelInfo) -> Path:
-    return cache_dir() / "probes" / f"{fingerprint(info.files)[:16]}.json"
+def _in_cache(info: ModelInfo, cache: Path) -> Path:
+    return cache / "probes" / f"{fingerprint(info.files)[:16]}.json"
 
 
 Recorded = tuple[Mapping[str, Any], Path]
@@ -98,7 +98,7 @@ def find(info: ModelInfo, recorded: Recorded | None = None) -> tuple[Probe, Path
     is damaged."""
     if recorded is not None:
         return _probe(*recorded), recorded[1]
-    for path in (info.folder / FILE, _in_cache(info)):
+    for path in (info.folder / FILE, _in_cache(info, cache_dir())):
         if path.is_file():
             try:
                 return _probe(read_json(path), path), path

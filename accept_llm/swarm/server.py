@@ -19,7 +19,7 @@ from typing import Any
 from accept_llm.errors import Notify, RecipeError
 from accept_llm.models.folder import ModelInfo
 from accept_llm.ranks import end_with_parent
-from accept_llm.storage import cache_dir
+from accept_llm.storage import writable_cache
 from accept_llm.swarm.bridge import import_petals
 from accept_llm.swarm.directory import DTYPES, knock
 from accept_llm.swarm.folder import petals_folder, swarm_name
@@ -166,7 +166,7 @@ def _identity(port: int) -> Iterator[Path]:
     """The key that a server's id is made of. One for each port that was named, so that a server
     that is started again has the address it had; a new one where the port is new as well."""
     if port:
-        folder = cache_dir() / "petals" / "keys"
+        folder = writable_cache() / "petals" / "keys"
         folder.mkdir(parents=True, exist_ok=True)
         yield folder / f"port-{port}"
     else:

@@ -85,7 +85,13 @@ def load(
     head = trained.head if trained else build_head(recipe.head, setting)
     answer_of = head.answers(tokenizer, encoder_decoder=seq2seq)
     cache = (cache_dir() / "tokens", tokenizer_hash(info.folder))
-    encode = Encoder(tokenizer, prepared.task, spec=recipe.task, answer_of=answer_of, cache=cache)
+    encode = Encoder(
+        *(tokenizer, prepared.task),
+        spec=recipe.task,
+        answer_of=answer_of,
+        cache=cache,
+        dropped_end=None if seq2seq else tokenizer.eos_token_id,
+    )
     if info.has_adapter:
         notify(f"note: model: {info.folder} has an adapter too; the base model alone is used")
     backbone = engine.load_backbone(recipe.model, info, layout=layout)

@@ -1,6 +1,7 @@
 """Truncation, the order of rows, and how a global batch is cut over ranks."""
 
 import itertools
+import pickle
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -172,6 +173,34 @@ def test_many_rows_are_encoded_as_each_alone(tokenizer, monkeypatch):
     assert encoder(tokenizer, 30)(rows) == [one(row) for row in rows]
 
 
+def test_special_tokens_in_a_text_are_text(tokenizer):
+    plain = encode(tokenizer, 60)(example("the lamp", "soup"))
+    typed = encode(tokenizer, 60)(example("the </s> lamp <s>", "soup"))
+    assert tokenizer.bos_token_id == plain.tokens[0] == typed.tokens[0]
+    assert not {tokenizer.bos_token_id, tokenizer.eos_token_id} & set(typed.tokens[1:])
+    assert tokenizer.decode(typed.tokens[1:]).count("</s>") == 1
+
+
+def test_an_end_that_the_tokenizer_adds_does_not_stand_behind_the_question(tiny_llama):
+    from tokenizers.processors import TemplateProcessing
+
+    ending, plain = load_tokenizer(tiny_llama), load_tokenizer(tiny_llama)
+    ending.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    spec = FileTask(
+        **{"kind": "file", "train": "-", "text": ["a", "b"], "label": "y", "labels": ["n", "p"]},
+        max_length=24,
+    )
+    rows = [example("the lamp " * n, "soup") for n in (1, 3, 30)]
+    found, want = (
+        Encoder(one, task_from(spec), spec=spec, dropped_end=end)(rows)
+        for one, end in ((ending, ending.eos_token_id), (plain, None))
+    )
+    assert ending("the")["input_ids"][-1] == ending.eos_token_id
+    assert found == want
+
+
 def test_long_sets_are_tokenised_once(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr("accept_llm.data.token_cache.LEAST", 3)
     context = "the lamp " + " ".join(f"soup {i}" for i in range(200))
@@ -194,10 +223,22 @@ def test_long_sets_are_tokenised_once(tokenizer, tmp_path, monkeypatch):
     ):
         with pytest.raises(TypeError):
             other(rows)
-    file.write_bytes(file.read_bytes()[:200])  # cut short: it is made again
-    assert first(rows) == want
+    whole = file.read_bytes()
+    for damaged in (whole[:200], b"", b"PK garbage", pickle.dumps([1]), whole[:-30] + bytes(30)):
+        file.write_bytes(damaged)  # it is made again
+        assert first(rows) == want
+        assert file.read_bytes() == whole
     assert first(rows[:2]) == want[:2]
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_cache_that_cannot_be_written_loses_nothing(tokenizer, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("accept_llm.data.token_cache.LEAST", 3)
+    (tmp_path / "file").write_text("no folder")
+    rows = [example("the kettle " * i, "a drip") for i in range(1, 9)]
+    cached = Encoder(tokenizer, TASKS["squad"], spec=QA, cache=(tmp_path / "file", "hash"))
+    assert cached(rows) == Encoder(tokenizer, TASKS["squad"], spec=QA)(rows)
+    assert "note: tokens are not kept for the next run" in capsys.readouterr().err
 
 
 @PROPERTY

