@@ -168,6 +168,7 @@ def test_counts_of_t5_from_its_config(tmp_path, name):
     hidden, numbers = T5_SIZES[name]
     config = {"model_type": "t5", "is_encoder_decoder": True, "d_model": hidden, "d_kv": 128}
     config |= {"d_ff": 10240, "num_layers": 24, "vocab_size": 32128, "n_positions": 512}
+    config["decoder_start_token_id"] = 0
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "tokenizer.json").write_text("{}")
     save_file({"lm_head.weight": torch.zeros(1, 1)}, tmp_path / "model.safetensors")

@@ -326,7 +326,7 @@ def test_bad_input(config_only, name):
 @pytest.mark.parametrize(
     ("change", "texts"),
     [
-        ({"model_type": "rwkv"}, ("no plan for a model of type 'rwkv'", "allowed: gemma")),
+        ({"model_type": "rwkv"}, ("no plan for a model of type 'rwkv'", "allowed: cohere, gemma")),
         ({"model_type": "bert"}, ("model_type: got 'bert', an encoder",)),
         ({"intermediate_size": "big"}, ("no whole number above 0 for intermediate_size",)),
         ({"num_hidden_layers": 0}, ("no whole number above 0 for num_hidden_layers",)),
