@@ -64,13 +64,15 @@ def train(
     *,
     engine: str = ALONE,
     resume: bool = False,
+    changed_data: bool = False,
     force: bool = False,
     notify: Notify = silent,
 ) -> Result:
     """Trains a recipe, or one with changes, and writes its run folder; gives its result.
 
     `engine` is one of accept_llm/engines/facts.py. One with several ranks needs its processes
-    started (torchrun, `accelerate launch`). `force` skips the check of memory. Raises `Stopped`
+    started (torchrun, `accelerate launch`). `changed_data` resumes though the rows are others, and
+    records it; `force` skips the check of memory. Raises `Stopped`
     where SIGTERM or Ctrl-C ended the run early.
     """
     if engine not in ENGINES:
@@ -82,7 +84,7 @@ def train(
     if facts_of(engine).has_ranks and "RANK" not in os.environ:
         how = facts_of(engine).command
         raise RecipeError([f"engine: {engine} needs its processes started for it: {how}"])
-    return run(prepared, engine, resume=resume, notify=notify)
+    return run(prepared, engine, resume=resume, changed_data=changed_data, notify=notify)
 
 
 def prepare(
@@ -109,6 +111,7 @@ def run(
     engine: str,
     *,
     resume: bool = False,
+    changed_data: bool = False,
     notify: Notify = silent,
     bar: bool = False,
 ) -> Result:
@@ -122,7 +125,8 @@ def run(
     notify(f"{recipe.name}: {prepared.rows.summary}; loading the model")
     from accept_llm.training.run import train as train_prepared
 
-    return train_prepared(prepared, engine_kind=engine, resume=resume, notify=notify, bar=bar)
+    how = {"resume": resume, "changed_data": changed_data, "bar": bar}
+    return train_prepared(prepared, engine_kind=engine, notify=notify, **how)
 
 
 # --- after training ---------------------------------------------------------------------

@@ -56,7 +56,8 @@ def running() -> Iterator[None]:
     signal ends: a message, and 128 and its number (SIGTERM 143, Ctrl-C 130)."""
     quiet()
     from accept_llm.backbones.base import BackboneError
-    from accept_llm.training.trainer import Stopped, TrainingError
+    from accept_llm.training.signals import Stopped
+    from accept_llm.training.trainer import TrainingError
 
     try:
         yield

@@ -18,4 +18,8 @@ Force = Annotated[
 ]
 # The `deepspeed` launcher says it here as well as in LOCAL_RANK, which is what counts.
 LocalRank = Annotated[int | None, typer.Option("--local_rank", hidden=True)]
+ChangedData = Annotated[
+    bool,
+    typer.Option("--changed-data", help="With --resume: go on though the rows have changed."),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]

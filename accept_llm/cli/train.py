@@ -6,17 +6,22 @@ from pathlib import Path
 import typer
 
 from accept_llm.cli.console import notify, plain_errors, print_result, running
-from accept_llm.cli.options import Force, LocalRank, Overrides, RecipePath, Resume
+from accept_llm.cli.options import ChangedData, Force, LocalRank, Overrides, RecipePath, Resume
 from accept_llm.cli.processes import ensure_ranks
 from accept_llm.engines.facts import ALONE, facts_of
 from accept_llm.ranks import is_first
 
 
 def train(
-    path: RecipePath, overrides: Overrides = None, resume: Resume = False, force: Force = False
+    path: RecipePath,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    changed_data: ChangedData = False,
+    force: Force = False,
 ) -> None:
     """Train a recipe on this machine's CPU or GPU."""
-    train_with(ALONE, path, overrides=overrides, resume=resume, force=force)
+    how = {"resume": resume, "changed_data": changed_data, "force": force}
+    train_with(ALONE, path, overrides=overrides, **how)
 
 
 def train_with(
@@ -25,6 +30,7 @@ def train_with(
     *,
     overrides: list[str] | None,
     resume: bool = False,
+    changed_data: bool = False,
     force: bool = False,
 ) -> None:
     """What `accept-llm train` and the launchers do; the engine is the caller's choice."""
@@ -39,7 +45,8 @@ def train_with(
         if facts_of(engine_kind).has_ranks:
             ensure_ranks(engine_kind)
         with running():
-            result = api.run(prepared, engine_kind, resume=resume, notify=notify, bar=True)
+            how = {"resume": resume, "changed_data": changed_data}
+            result = api.run(prepared, engine_kind, **how, notify=notify, bar=True)
     if is_first():
         print_result(result)
 
@@ -51,9 +58,11 @@ def launch(engine_kind: str) -> Callable[[], None]:
         path: RecipePath,
         overrides: Overrides = None,
         resume: Resume = False,
+        changed_data: ChangedData = False,
         force: Force = False,
         local_rank: LocalRank = None,
     ) -> None:
-        train_with(engine_kind, path, overrides=overrides, resume=resume, force=force)
+        how = {"resume": resume, "changed_data": changed_data, "force": force}
+        train_with(engine_kind, path, overrides=overrides, **how)
 
     return lambda: typer.run(command)

@@ -39,6 +39,8 @@ def check_run_folder(recipe: Recipe, *, resume: bool) -> None:
         lock_run(folder).release()
     stored, _ = load_recipe(folder / RECIPE_FILE, earlier=True)
     before, now = (_lasting(r) for r in (stored, recipe))
+    if recipe.train.steps > stored.train.steps:  # a run may be made longer
+        before["train"]["steps"] = recipe.train.steps
     changes = _differences(before, now)
     if changes:
         raise RecipeError([f"resume: {line}; allowed: the recipe of the run" for line in changes])

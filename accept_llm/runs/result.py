@@ -46,6 +46,8 @@ class Result(BaseModel):
     """Of each split."""
     steps: int
     best_step: int
+    history: list[str] = []
+    """What was changed where the run went on: other rows, more steps, another version."""
     trainable: dict[str, int]
     """Trained parameters of each group, and in all."""
     engine: EngineUsed

@@ -30,7 +30,9 @@ from accept_llm.storage import remove_drafts, write_json, write_text
 from accept_llm.tasks.base import Task
 from accept_llm.training.evaluate import predict, score
 from accept_llm.training.loading import Loaded, load
-from accept_llm.training.trainer import Output, Stopped, Trainer
+from accept_llm.training.signals import Stopped
+from accept_llm.training.state import Origin, digest
+from accept_llm.training.trainer import Output, Trainer
 
 SPLITS = ("train", "validation", "test")
 BUCKETS = {"causal": 1, "seq2seq": 32}  # train.bucket, where a recipe leaves it open
@@ -39,7 +41,13 @@ Rows = dict[str, list[Encoded]]
 
 
 def train(
-    prepared: Prepared, *, engine_kind: str, resume: bool, notify: Notify, bar: bool = False
+    prepared: Prepared,
+    *,
+    engine_kind: str,
+    resume: bool,
+    notify: Notify,
+    changed_data: bool = False,
+    bar: bool = False,
 ) -> Result:
     """Trains a prepared recipe and writes its run folder. Raises `Stopped` where a signal ended it
     early, `TrainingError` where it cannot go on."""
@@ -56,7 +64,8 @@ def train(
         stack.enter_context(_open_folder(recipe, engine, resume=resume))
         trainer = _trainer(prepared, loaded, rows=rows, notify=notify, bar=bar)
         if resume:
-            trainer.resume()
+            for note in trainer.resume(changed_data=changed_data):
+                notify(f"note: {note}")
         with trainer.log:
             trainer.run()
         if trainer.stopped_by:
@@ -137,6 +146,7 @@ def _trainer(
     recipe, task = prepared.recipe, prepared.task
     spec, engine = recipe.train, loaded.model.engine
     bucket = spec.bucket or BUCKETS[loaded.info.architecture]
+    card = _card(recipe, task, loaded=loaded)
     log = RunLog(recipe.run_dir, spec, writes=engine.rank == 0, notify=notify, bar=bar)
     return Trainer(
         spec=spec.model_copy(update={"bucket": bucket}),
@@ -146,8 +156,13 @@ def _trainer(
             task, loaded, rows=rows["validation"], batch_size=spec.eval_batch_size
         ),
         log=log,
-        output=Output(recipe.run_dir, _card(recipe, task, loaded=loaded)),
+        output=Output(recipe.run_dir, card, _origin(card, prepared)),
     )
+
+
+def _origin(card: Card, prepared: Prepared) -> Origin:
+    model = {"weights": card.model.fingerprint or "", "tokenizer": card.model.tokenizer}
+    return Origin(model, {name: digest(getattr(prepared.rows, name)) for name in SPLITS})
 
 
 def _validation(
@@ -202,6 +217,7 @@ def _finish(prepared: Prepared, loaded: Loaded, *, rows: Rows, trainer: Trainer)
         "rows": {name: len(rows[name]) for name in SPLITS},
         "steps": trainer.step,
         "best_step": best["step"],
+        "history": trainer.history,
         "trainable": {**trainable, "total": sum(trainable.values())},
         "engine": EngineUsed(kind=engine.kind, ranks=engine.world_size, device=str(engine.device)),
         "frozen_bytes_per_rank": engine.gather([frozen_bytes(model.backbone.module)]),

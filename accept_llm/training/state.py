@@ -5,16 +5,63 @@ Schedule, data order and every draw are functions of the step and the seed; the 
 more of them than the step.
 """
 
+import hashlib
 import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from accept_llm import __version__
 from accept_llm.errors import RecipeError
 from accept_llm.storage import atomic_file
+from accept_llm.tasks.base import Example
 
 FILE = "state.pt"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a run is made from, as digests by name, and by which version of this package."""
+
+    model: Mapping[str, str]
+    """The base model's weights and tokenizer."""
+    rows: Mapping[str, str]
+    """The examples of each split."""
+    version: str = __version__
+
+    def changes(self, stored: Mapping[str, Any], *, changed_data: bool) -> list[str]:
+        """What differs from a stored one, to be noted; RecipeError for what may not differ, rows
+        unless `changed_data` says that it is known."""
+        problems, notes = [], []
+        for name, now in self.model.items():
+            if stored["model"].get(name, now) != now:
+                got = f"resume: the {name} of the model is not that of the run"
+                problems.append(f"{got}; allowed: the model that the state was trained on")
+        for name, now in self.rows.items():
+            if stored["rows"].get(name, now) == now:
+                continue
+            if changed_data:
+                notes.append(f"the {name} rows are not those that the run began with")
+            else:
+                got = f"resume: the {name} rows are not those of the run"
+                problems.append(f"{got}; allowed: the same rows, or --changed-data to go on")
+        if problems:
+            raise RecipeError(problems)
+        if stored["version"] != self.version:
+            notes.append(f"accept_llm is {self.version}, and was {stored['version']}")
+        return notes
+
+
+def digest(examples: Sequence[Example]) -> str:
+    """SHA-256 of examples in their order."""
+    found = hashlib.sha256()
+    for example in examples:
+        found.update(json.dumps([example.id, example.parts, example.label]).encode())
+    return found.hexdigest()
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:

@@ -5,9 +5,7 @@ the resumable state. It knows no engine by name and no layout.
 """
 
 import math
-import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,30 +26,23 @@ from accept_llm.runs.folder import ADAPTER
 from accept_llm.runs.log import RunLog
 from accept_llm.storage import write_json
 from accept_llm.training.evaluate import Model
-from accept_llm.training.state import FILE, load_state, save_state
+from accept_llm.training.signals import StopSignals, any_rank_got
+from accept_llm.training.state import FILE, Origin, load_state, save_state
 
 Scores = dict[str, float]
-STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 class TrainingError(RuntimeError):
     """Training cannot go on; what it was doing is saved in the run folder."""
 
 
-class Stopped(RuntimeError):
-    """A signal, SIGTERM or SIGINT (Ctrl-C), has ended the run early; it can go on."""
-
-    def __init__(self, number: int, step: int):
-        self.number = signal.Signals(number)
-        super().__init__(f"stopped by {self.number.name} at step {step}; continue with --resume")
-
-
 @dataclass(frozen=True)
 class Output:
-    """The folder of a run's adapter and state, and the adapter's card."""
+    """The folder of a run's adapter and state, the adapter's card, and what both are made from."""
 
     folder: Path
     card: Card
+    origin: Origin
 
 
 @dataclass
@@ -86,6 +77,8 @@ class Trainer:
     ):
         self.spec, self.model, self.validate = spec, model, validate
         self.log, self.folder, self.card = log, output.folder, output.card
+        self.origin = output.origin
+        self.history: list[str] = []
         groups = {**model.method.groups(), HEAD: list(model.head.parameters())}
         assert set(groups) == set(spec.lr), (set(groups), set(spec.lr))
         self.parameters = [p for group in groups.values() for p in group]
@@ -113,7 +106,7 @@ class Trainer:
         self.padding = Padding()
         self.best: dict[str, Any] | None = None
         self.stopped_by: signal.Signals | None = None
-        self._signalled: signal.Signals | None = None
+        self.stops = StopSignals()
 
     def _rate(self, step: int) -> float:
         """Linear warm-up, then linear decay to zero at the last step."""
@@ -145,8 +138,7 @@ class Trainer:
 
     def _sum_gradients(self, sums: Tensor) -> Tensor:
         """Sums gradients, `sums` and who got which stop signal over the ranks, in one message."""
-        signals = [float(self._signalled == number) for number in STOPS]
-        extra = torch.cat([sums, sums.new_tensor(signals)])
+        extra = torch.cat([sums, sums.new_tensor(self.stops.flags())])
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         flat = torch.cat([*(g.flatten() for g in grads), extra])
         flat = self.model.engine.sum_over_ranks(flat)
@@ -159,8 +151,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         sums = self._backward(step)
         loss, tokens, positions, *signals = self._sum_gradients(sums).tolist()
-        found = (number for number, ranks in zip(STOPS, signals, strict=True) if ranks)
-        self.stopped_by = next(found, None)
+        self.stopped_by = any_rank_got(signals)
         limit = math.inf if self.spec.clip_norm is None else self.spec.clip_norm
         norm = nn.utils.clip_grad_norm_(self.parameters, limit).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -186,13 +177,13 @@ class Trainer:
 
     def run(self) -> None:
         """Trains to the last step, to early stopping, or to a signal (a resumable state)."""
-        previous = self._catch_signals()
         try:
-            while not self._is_done():
-                self._one_round()
-                if self.stopped_by:
-                    self._save()
-                    break
+            with self.stops.caught():
+                while not self._is_done():
+                    self._one_round()
+                    if self.stopped_by:
+                        self._save()
+                        break
         except BackboneError as error:  # nothing has changed since the last step
             self._save()
             saved = f"the state of step {self.step} is saved: go on with --resume"
@@ -202,8 +193,6 @@ class Trainer:
             todo = "once it can, --resume goes on from the last state"
             raise TrainingError(f"step {self.step}: {what}; {todo}") from error
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
             self.loader.close()
 
     def _one_round(self) -> None:
@@ -234,19 +223,6 @@ class Trainer:
     def _is_done(self) -> bool:
         at_end = self.step == self.spec.steps and not self._is_due()
         return at_end or (self.spec.patience is not None and self.stale >= self.spec.patience)
-
-    def _catch_signals(self) -> dict[int, Any]:
-        """Takes the signals that stop a run; what was there for each. Only a main thread can."""
-        if threading.current_thread() is not threading.main_thread():
-            return {}
-        return {number: signal.signal(number, self._on_signal) for number in STOPS}
-
-    def _on_signal(self, number: int, _: object = None) -> None:
-        """The run ends after its step; a second Ctrl-C ends it at once."""
-        self._signalled = signal.Signals(number)
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            os.write(2, b"\nstopping after this step; Ctrl-C once more stops at once\n")
 
     def _evaluate(self) -> None:
         value, scores = self.validate()
@@ -289,26 +265,48 @@ class Trainer:
             "schedule": self.schedule.state_dict(),
             "seconds": self.log.seconds,
             "padding": asdict(self.padding),
+            "steps": self.spec.steps,
+            "origin": asdict(self.origin),
+            "history": self.history,
         }
         save_state(self.folder / "state", state)
 
-    def resume(self) -> None:
-        """Goes back to the last state, if there is one; the log forgets what came after it.
-        RecipeError where the state is damaged."""
+    def resume(self, *, changed_data: bool = False) -> list[str]:
+        """Goes back to the last state, if there is one; the log forgets what came after it. Gives
+        what differs from the run as it was, which the state records. RecipeError where the state
+        is damaged, or of another model or other rows (unless `changed_data`)."""
         state = load_state(self.folder / "state")
+        notes: list[str] = []
         if state is not None:
+            origin = state.get("origin")  # an earlier version's state has none
+            notes += self.origin.changes(origin, changed_data=changed_data) if origin else []
             try:
                 self._restore(state)
             except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
                 what = f"{type(error).__name__}: {error}".splitlines()[0]
                 path = self.folder / "state" / FILE
                 raise RecipeError([f"resume: {path} is damaged: {what}"]) from error
+            notes += self._lengthen(state.get("steps", self.spec.steps))
+            if origin and origin["rows"] != self.origin.rows:
+                self.best, self.stale = None, 0  # scores on other rows cannot be compared
         steps = self.model.engine.gather([self.step])
         if len(set(steps)) > 1:
             message = f"output_dir: the ranks find states of the steps {steps}"
             raise RecipeError([f"{message}; allowed: a folder that all machines share"])
+        self.history += [f"step {self.step}: {note}" for note in notes]
         self._write_best()
         self.log.rewind(self.step)
+        return notes
+
+    def _lengthen(self, before: int) -> list[str]:
+        """Takes the learning rates of a run of `spec.steps`, which began with `before`."""
+        if self.spec.steps == before:
+            return []
+        for group, rate in zip(self.optimizer.param_groups, self.schedule.base_lrs, strict=True):
+            group["lr"] = rate * self._rate(self.step)
+        self.schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+        more = f"train.steps is {self.spec.steps}, and was {before}"
+        return [f"{more}: from here on the schedule is that of the new length"]
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.step, self.stale, self.best = state["step"], state["stale"], state["best"]
@@ -323,6 +321,7 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         self.log.seconds = state["seconds"]
         self.padding = Padding(**state["padding"])
+        self.history = list(state.get("history", ()))
 
     def load_best(self) -> None:
         """Puts the best prompt and head in place."""

@@ -1,6 +1,7 @@
 """What tests of the trainer share."""
 
 from accept_llm.adapter.card import BaseModelSection, Card, TaskSection
+from accept_llm.training.state import Origin
 
 CARD = Card(
     model=BaseModelSection(
@@ -10,6 +11,8 @@ CARD = Card(
     method={},
     head={},
 )
+
+ORIGIN = Origin(model={}, rows={})
 
 
 class Log:

@@ -1,6 +1,7 @@
 """Kills at any moment, then --resume: the same bytes as the run that was left alone."""
 
 import hashlib
+import io
 import json
 import os
 import random
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support.runs import finish, kill, metrics, start, wait_for_step, write_recipe
 
 import accept_llm
@@ -156,6 +158,90 @@ def test_kill_9_through_the_command_line(recipe, undisturbed):
     assert process.returncode == -signal.SIGKILL
     subprocess.run([*command, "--resume"], env=environment, check=True, capture_output=True)
     assert_same_outcome(folder, undisturbed)
+
+
+# --- what may change ----------------------------------------------------------------------
+
+
+def stopped(recipe: Path, name: str, *, step: int = 9) -> Path:
+    folder = recipe.parent / "runs" / name
+    process = start(recipe, f"name={name}", "train.save_every=1000")
+    assert wait_for_step(folder, step, process)
+    os.kill(process.pid, signal.SIGTERM)
+    assert finish(process) == [143]
+    return folder
+
+
+@pytest.fixture
+def other_rows(recipe):
+    """Puts other validation rows in the place of those there were, and back."""
+    path = recipe.parent / "validation.jsonl"
+    before = path.read_text()
+    yield lambda: path.write_text("".join(reversed(before.splitlines(keepends=True))))
+    path.write_text(before)
+
+
+def test_other_rows_are_refused_by_name_unless_they_are_known(recipe, other_rows):
+    folder = stopped(recipe, "other")
+    state = (folder / "state" / FILE).read_bytes()
+    other_rows()
+    with pytest.raises(RecipeError, match="resume: the validation rows are not those of the run"):
+        accept_llm.train(recipe, {"name": "other", "train.save_every": 1000}, resume=True)
+    assert (folder / "state" / FILE).read_bytes() == state
+    how = {"resume": True, "changed_data": True}
+    result = accept_llm.train(recipe, {"name": "other", "train.save_every": 1000}, **how)
+    (change,) = result.history
+    assert change.endswith(": the validation rows are not those that the run began with")
+    assert result.steps == STEPS
+    assert result.best_step > load_state_step(state)  # of the new rows
+
+
+def load_state_step(state: bytes) -> int:
+    return torch.load(io.BytesIO(state))["step"]
+
+
+def test_another_model_is_refused(recipe, tmp_path, tiny_llama):
+    folder = stopped(recipe, "model")
+    other = shutil.copytree(tiny_llama, tmp_path / "model")
+    weights = load_file(other / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"] *= 1.5
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    text = (folder / "recipe.yaml").read_text()
+    (folder / "recipe.yaml").write_text(text.replace(str(tiny_llama), str(other)))
+    changes = {"name": "model", "train.save_every": 1000, "model.path": str(other)}
+    with pytest.raises(RecipeError, match="resume: the weights of the model is not that of the"):
+        accept_llm.train(recipe, changes, resume=True)
+
+
+def test_a_finished_run_can_be_made_longer(recipe, tmp_path):
+    done = accept_llm.train(recipe, {"name": "longer", "train.steps": 20})
+    assert done.history == []
+    said: list[str] = []
+    longer = accept_llm.train(
+        recipe, {"name": "longer", "train.steps": 30}, resume=True, notify=said.append
+    )
+    assert (longer.steps, len(longer.history)) == (30, 1)
+    what = "train.steps is 30, and was 20: from here on the schedule is that of the new length"
+    assert f"note: {what}" in said
+    assert longer.history == [f"step 20: {what}"]
+    folder = recipe.parent / "runs" / "longer"
+    rates = {line["step"]: line["lr"] for line in metrics(folder, of="loss")}
+    peak = 3e-3
+    for step in range(21, 31):  # those of a run of 30 steps from its start
+        assert rates[step] == pytest.approx(peak * (30 - (step - 1)) / (30 - 3))
+    with pytest.raises(RecipeError, match=r"resume: train\.steps: was 30, is 25"):
+        accept_llm.train(recipe, {"name": "longer", "train.steps": 25}, resume=True)
+
+
+def test_another_version_is_noted(recipe):
+    folder = stopped(recipe, "version")
+    state = torch.load(folder / "state" / FILE)
+    state["origin"]["version"] = "0.0.1"
+    torch.save(state, folder / "state" / FILE)
+    said: list[str] = []
+    changes = {"name": "version", "train.save_every": 1000}
+    accept_llm.train(recipe, changes, resume=True, notify=said.append)
+    assert f"note: accept_llm is {accept_llm.__version__}, and was 0.0.1" in said
 
 
 # --- the state file ---------------------------------------------------------------------

@@ -11,7 +11,7 @@ import yaml
 from support.data_files import write_parquet
 from support.parity import assert_parity
 from support.runs import finish, recipe_data, start, start_ranks
-from support.training import CARD, Log
+from support.training import CARD, ORIGIN, Log
 from transformers import AutoModelForSeq2SeqLM
 
 from accept_llm.checks import prepare
@@ -66,7 +66,7 @@ def trainer_of(recipe: Recipe) -> Trainer:
         rows=loaded.encode(splits.train),
         validate=lambda: (0.0, {"loss": 0.0}),
         log=Log(),
-        output=Output(recipe.run_dir, CARD),
+        output=Output(recipe.run_dir, CARD, ORIGIN),
     )
 
 

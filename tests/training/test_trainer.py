@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from support.runs import metrics, recipe_data
-from support.training import CARD, Log
+from support.training import CARD, ORIGIN, Log
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -43,7 +43,7 @@ def trainer_of(recipe: Recipe, *, validate=lambda: (0.0, {"loss": 0.0})) -> Trai
         rows=loaded.encode(splits.train),
         validate=validate,
         log=Log(),
-        output=Output(recipe.run_dir, CARD),
+        output=Output(recipe.run_dir, CARD, ORIGIN),
     )
 
 
@@ -238,7 +238,7 @@ def test_resume_equals_an_unbroken_run(tmp_path, tiny_llama, stop_at):
 
     def step_with_a_signal(step):
         if first.step == stop_at - 1:
-            first._on_signal(signal.SIGTERM)
+            first.stops.take(signal.SIGTERM)
         return train_step(step)
 
     first._train_step = step_with_a_signal
