@@ -47,7 +47,7 @@ def load_splits(spec: TaskSpec, *, seed: int, task: Task | None = None) -> Split
       validation and test.
     - Large tasks: 1,000 training rows so drawn are the validation set, and the official
       validation split is the test set.
-    - The quick-start set is too small to cut: validation.jsonl is validation and test.
+    - The quick-start set comes with all three.
     - Files: without a validation file a fifth of the training rows is set aside; without
       a test file the validation rows are halved.
 
@@ -85,9 +85,10 @@ def _read_all(read: Reader, *names: str) -> list[Examples]:
 def _split_builtin(
     spec: BuiltinTask, task: Task, *, read: Reader
 ) -> tuple[Examples, Examples, Examples]:
+    if task.splits == "given":
+        train, validation, test = _read_all(read, "train", "validation", "test")
+        return train, validation, test
     train, validation = _read_all(read, "train", "validation")
-    if task.splits == "same":
-        return train, validation, validation
     if task.splits == "small":
         return train, *_halve(validation, spec.split_seed, name=f"{task.name}'s validation split")
     if len(train) <= CARVED:

@@ -94,9 +94,9 @@ class Task:
     label_column: str
     hub: tuple[str, str | None] | None
     """Repository and configuration on the Hub; None where the rows are local."""
-    splits: Literal["small", "large", "same"]
+    splits: Literal["small", "large", "given"]
     """small: the validation rows are halved into validation and test. large: some training rows are
-    the validation set, and the validation rows the test set. same: validation rows are both."""
+    the validation set, and the validation rows the test set. given: all three are there."""
     max_length: int = 256
     """l of the paper: a recipe's task.max_length where it gives none."""
     format_row: Callable[["Task", Record], Parts] = text_parts

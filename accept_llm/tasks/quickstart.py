@@ -11,5 +11,5 @@ QUICKSTART = Task(
     columns=("text",),
     label_column="label",
     hub=None,
-    splits="same",
+    splits="given",
 )

@@ -50,7 +50,7 @@ def test_the_table_has_every_task() -> None:
     assert rows["squad"][1:] == (
         *("texts", "squad_f1\nexact_match", "512", "large", "rajpurkar/squad"),
     )
-    assert rows["quickstart"][4:] == ("same", "(in the package)")
+    assert rows["quickstart"][4:] == ("given", "(in the package)")
 
 
 @pytest.mark.parametrize("columns", ["60", "80", "200"])

@@ -70,11 +70,12 @@ def test_the_environment_names_the_folder(data_dir: Path, monkeypatch: pytest.Mo
     assert sizes(load_splits(spec, seed=0)) == SIZES["cb"]
 
 
-def test_quickstart_tests_on_its_validation_rows() -> None:
+def test_quickstart_tests_on_rows_of_their_own() -> None:
     splits = load_splits(BuiltinTask(kind="quickstart"), seed=0)
-    assert sizes(splits) == (480, 120, 120)
-    assert splits.validation == splits.test
-    for part in (splits.train, splits.validation):
+    assert sizes(splits) == (420, 90, 90)
+    texts = {e.parts[0][1] for part in (splits.train, splits.validation, splits.test) for e in part}
+    assert len(texts) == 600
+    for part in (splits.train, splits.validation, splits.test):
         assert {len(part)} == {2 * count for count in Counter(e.label for e in part).values()}
     [problem] = problems(BuiltinTask(kind="quickstart", dir="x"))
     assert problem.startswith("task.dir: got 'x'; allowed: no dir, the rows of quickstart come")
