@@ -8,10 +8,14 @@ the counts are then only in its own command line. Knows nothing of recipes or en
 import argparse
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from accept_llm.errors import RecipeError
 from accept_llm.ranks import end_with_parent
 
+_WITH_COMMAND = ("accelerate", "accelerate.commands.accelerate_cli", "accelerate_cli")
+_ALONE = ("accelerate-launch", "accelerate.commands.launch")
 HOW = "accelerate launch --num_processes N {} RECIPE (with --cpu on a CPU)"
 MACHINES = "on each of several: --num_machines M --machine_rank R of: {}"
 
@@ -34,12 +38,24 @@ def _asked_of_accelerate(kind: str, how: str) -> argparse.Namespace:
     import psutil
 
     parent = psutil.Process().parent()
-    words = parent.cmdline() if parent else []
-    if "launch" not in words:
+    asked = arguments_of_launch(parent.cmdline() if parent else [])
+    if asked is None:
         raise RecipeError([f"engine: {kind} needs its processes started for it: {how}"])
     from accelerate.commands.launch import launch_command_parser  # it loads torch
 
-    return launch_command_parser().parse_args(words[words.index("launch") + 1 :])
+    return launch_command_parser().parse_args(asked)
+
+
+def arguments_of_launch(words: Sequence[str]) -> list[str] | None:
+    """What stands behind `accelerate launch`, `accelerate-launch`, or either as a module, in a
+    command line; None where it is another program's."""
+    for number, word in enumerate(words):
+        name = Path(word).name.removesuffix(".exe").removesuffix(".py")
+        if name in _WITH_COMMAND and list(words[number + 1 : number + 2]) == ["launch"]:
+            return list(words[number + 2 :])
+        if name in _ALONE or word.endswith("accelerate/commands/launch.py"):
+            return list(words[number + 1 :])
+    return None
 
 
 def _of_torchrun(asked: argparse.Namespace, how: str) -> list[str]:

@@ -19,7 +19,7 @@ from support.runs import (
     write_recipe,
 )
 
-from accept_llm.cli.processes import _of_torchrun
+from accept_llm.cli.processes import _of_torchrun, arguments_of_launch
 from accept_llm.errors import RecipeError
 
 TRAIN = {"steps": 20, "eval_every": 5, "warmup_steps": 3}
@@ -116,3 +116,25 @@ def start_ranks_apart(path: Path, *overrides: str) -> list:
         ranks.append(FORKSERVER.Process(target=run_recipe, args=given))
         ranks[-1].start()
     return ranks
+
+
+REST = ["--cpu", "--num_processes", "2", "launchers/fsdp.py", "launch.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["/v/bin/python", "/v/bin/accelerate", "launch", *REST], REST),
+        (["/v/bin/python3.11", "/v/bin/accelerate-launch", *REST], REST),
+        (["python", "-m", "accelerate.commands.launch", *REST], REST),
+        (["python", "-m", "accelerate.commands.accelerate_cli", "launch", *REST], REST),
+        (["python", "/v/lib/accelerate/commands/launch.py", *REST], REST),
+        (["C:/v/Scripts/accelerate.exe", "launch", *REST], REST),
+        (["bash", "launch", "x.sh"], None),
+        (["python", "train.py", "launch"], None),
+        (["accelerate", "config"], None),
+        ([], None),
+    ],
+)
+def test_which_command_line_is_accelerates(words, found):
+    assert arguments_of_launch(words) == found
