@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.backbones import CPU, answered_batch, info_of
-from support.families import FAMILIES, model_of, save_family
-from support.runs import FORKSERVER, finish, free_port, recipe_data
+from support.families import FAMILIES, NOT_INT8, model_of, page, save_family
+from support.runs import FORKSERVER, ROOT, finish, free_port, recipe_data
 from torch import Tensor
 
 from accept_llm.backbones.families import PADDED
@@ -27,8 +27,6 @@ NAMES = ("saved", "bare", "own")
 """As save_pretrained writes them; without the prefix of the base model, as GPT-2 lies on the Hub;
 as the module has them."""
 CASES = [(family, names) for family in PADDED for names in NAMES]
-NOT_INT8 = ("gpt2", "granitemoe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
-"""Their matrices are not all linear layers."""
 EVERY = pytest.mark.parametrize(("family", "names"), CASES)
 
 
@@ -154,5 +152,6 @@ def test_shards_say_what_the_whole_says(folders, shards, family, names):
         assert (got[folder.name] - want).norm() <= near * want.norm()
 
 
-def test_every_family_is_here():
+def test_every_family_is_here_and_in_the_docs():
     assert {family for family, _ in CASES} == set(FAMILIES)
+    assert (ROOT / "docs/families.md").read_text() == page()

@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from accept_llm.backbones.families import PACKED, PADDED
+from accept_llm.models.sizes import GATED, PLAIN
+
 SIZES = {
     **{"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
     **{"intermediate_size": 48, "initializer_range": 0.15, "max_position_embeddings": 64},
@@ -68,6 +71,38 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 """Families that accept_llm does not name."""
 
+NOT_INT8 = ("gpt2", "granitemoe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
+"""Families whose matrices are not all linear layers."""
+
+PAGE = """# Model families
+
+`config.json`'s `model_type` says which a model is of. This page is made from the tests
+(`PYTHONPATH=tests python -m support.families > docs/families.md`), which hold tiny random members
+of each family, with config values far from their defaults, to transformers' own forward pass:
+states, logits, likelihoods and gradients (tests/backbones/test_families.py), and what each engine
+loads to what from_pretrained loads, under the names of the Hub, of save_pretrained and of the
+module (tests/backbones/test_names.py). It says nothing of speed, or of a GPU.
+
+`t5` (T5, T5 v1.1, Flan-T5) is the one encoder-decoder: padded, on every engine but a swarm, int8
+too. A swarm has Llama, Falcon and BLOOM. Another causal model is read twice as it loads, in a
+batch of two short texts and each alone by its own forward pass, and refused by name where these
+differ.
+
+| family | layouts | single, ddp, fsdp2, zero3 | int8: single, ddp, fsdp2 | `accept-llm plan` |
+|---|---|---|---|---|
+"""
+
+
+def page() -> str:
+    """docs/families.md."""
+    lines = []
+    for family in PADDED:
+        layouts = "packed, padded" if family in PACKED else "padded"
+        int8 = "refused" if family in NOT_INT8 else "yes"
+        plan = "yes" if family in (*GATED, *PLAIN) else "no"
+        lines.append(f"| `{family}` | {layouts} | yes | {int8} | {plan} |")
+    return PAGE + "\n".join(lines) + "\n"
+
 
 def model_of(family: str, **changes: Any) -> Any:
     """A random model of the family, in evaluation mode, and nothing else."""
@@ -83,3 +118,7 @@ def save_family(folder: Path, tokenizer: Path, family: str, **changes: Any) -> P
     for file in tokenizer.glob("tokenizer*"):
         (folder / file.name).write_bytes(file.read_bytes())
     return folder
+
+
+if __name__ == "__main__":
+    print(page(), end="")
