@@ -100,7 +100,7 @@ def prepare(
         unknown = check_memory(prepared, engine)
         if unknown:
             notify(f"note: {unknown}")
-    if prepared.model is None and not facts.has_ranks and "RANK" not in os.environ:
+    if prepared.model is None and "RANK" not in os.environ:
         # One that cannot be had shows before torch is loaded.
         prepared = prepared.with_model(fetch_model(recipe.model))
     return prepared

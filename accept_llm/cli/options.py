@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from accept_llm.engines.facts import RANKED
+
 RecipePath = Annotated[Path, typer.Argument(help="A recipe (YAML).", show_default=False)]
 RunPath = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
 Overrides = Annotated[
@@ -18,6 +20,12 @@ Force = Annotated[
 ]
 # The `deepspeed` launcher says it here as well as in LOCAL_RANK, which is what counts.
 LocalRank = Annotated[int | None, typer.Option("--local_rank", hidden=True)]
+NProc = Annotated[
+    int | None, typer.Option("--nproc", min=1, help="Ranks to start on this machine.")
+]
+EngineKind = Annotated[
+    str | None, typer.Option("--engine", help=f"With --nproc: {', '.join(RANKED)} (default: ddp).")
+]
 ChangedData = Annotated[
     bool,
     typer.Option("--changed-data", help="With --resume: go on though the rows have changed."),

@@ -1,4 +1,5 @@
-"""Starts the processes of a sharded run where `accelerate launch` does not.
+"""Starts the processes of a run on several ranks: for `--nproc`, and where `accelerate launch`
+does not.
 
 On GPUs accelerate starts one process a rank and sets RANK. On a CPU (`--cpu`), and for one
 process a machine, it starts a single one and sets no RANK (accelerate 1.15, `simple_launcher`);
@@ -7,6 +8,7 @@ the counts are then only in its own command line. Knows nothing of recipes or en
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +33,34 @@ def ensure_ranks(engine_kind: str) -> None:
     end_with_parent()
     # In place of this process, so that exit codes pass through.
     os.execv(sys.executable, [*command, *sys.argv])
+
+
+def run_ranks(count: int) -> int:
+    """This command once more, as `count` ranks on this machine; the exit code of the first rank
+    that failed, 128 and the number where a signal ended it, else 0."""
+    import logging
+
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # A rank's own message is the last thing on the screen.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the ranks as well: they decide
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    config = LaunchConfig(
+        **{"min_nodes": 1, "max_nodes": 1, "nproc_per_node": count, "max_restarts": 0},
+        **{"run_id": "accept_llm", "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"},
+        signals_to_handle="SIGTERM,SIGHUP,SIGQUIT",
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "accept_llm", *sys.argv[1:])
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode
+        return code if code > 0 else 128 - code
+    except SignalException as stop:
+        return 128 + stop.sigval
+    return 0
 
 
 def _asked_of_accelerate(kind: str, how: str) -> argparse.Namespace:

@@ -1,14 +1,25 @@
 """`accept-llm train`, and what the launchers do with their engine."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import typer
 
 from accept_llm.cli.console import notify, plain_errors, print_result, running
-from accept_llm.cli.options import ChangedData, Force, LocalRank, Overrides, RecipePath, Resume
-from accept_llm.cli.processes import ensure_ranks
-from accept_llm.engines.facts import ALONE, facts_of
+from accept_llm.cli.options import (
+    ChangedData,
+    EngineKind,
+    Force,
+    LocalRank,
+    NProc,
+    Overrides,
+    RecipePath,
+    Resume,
+)
+from accept_llm.cli.processes import ensure_ranks, run_ranks
+from accept_llm.engines.facts import ALONE, RANKED, facts_of
+from accept_llm.errors import RecipeError
 from accept_llm.ranks import is_first
 
 
@@ -18,10 +29,17 @@ def train(
     resume: Resume = False,
     changed_data: ChangedData = False,
     force: Force = False,
+    nproc: NProc = None,
+    engine: EngineKind = None,
 ) -> None:
-    """Train a recipe on this machine's CPU or GPU."""
+    """Train a recipe on this machine's CPU or GPU, or on several by --nproc."""
+    kind = engine or (RANKED[0] if nproc else ALONE)
+    with plain_errors():
+        if (nproc is None) != (engine is None and kind == ALONE) or (nproc and kind not in RANKED):
+            got = f"--engine: got {engine!r}, --nproc: got {nproc}"
+            raise RecipeError([f"{got}; allowed: --nproc N, with one of {', '.join(RANKED)}"])
     how = {"resume": resume, "changed_data": changed_data, "force": force}
-    train_with(ALONE, path, overrides=overrides, **how)
+    train_with(kind, path, overrides=overrides, **how, nproc=nproc)
 
 
 def train_with(
@@ -32,8 +50,10 @@ def train_with(
     resume: bool = False,
     changed_data: bool = False,
     force: bool = False,
+    nproc: int | None = None,
 ) -> None:
-    """What `accept-llm train` and the launchers do; the engine is the caller's choice."""
+    """What `accept-llm train` and the launchers do; the engine is the caller's choice, and so is
+    `nproc`, the ranks to start here. Without it a launcher has started them."""
     with plain_errors():
         from accept_llm import api
         from accept_llm.recipe.recipe import load_recipe
@@ -42,6 +62,8 @@ def train_with(
         for note in notes:
             notify(f"note: {note}")
         prepared = api.prepare(recipe, engine_kind, resume=resume, force=force, notify=notify)
+        if nproc and "RANK" not in os.environ:
+            raise typer.Exit(run_ranks(nproc))
         if facts_of(engine_kind).has_ranks:
             ensure_ranks(engine_kind)
         with running():

@@ -82,6 +82,7 @@ ENGINES: dict[str, EngineFacts] = {
 }
 
 LOCAL = tuple(kind for kind, facts in ENGINES.items() if facts.is_local)
+RANKED = tuple(kind for kind in LOCAL if ENGINES[kind].has_ranks)
 EXTRAS = {"bitsandbytes": "quant", "deepspeed": "deepspeed"}
 """A package that not every installation has -> the extra of accept-llm that brings it."""
 
