@@ -49,8 +49,13 @@ def run_ranks(count: int) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the ranks as well: they decide
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     config = LaunchConfig(
-        **{"min_nodes": 1, "max_nodes": 1, "nproc_per_node": count, "max_restarts": 0},
-        **{"run_id": "accept_llm", "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"},
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        max_restarts=0,
+        run_id="accept_llm",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
         signals_to_handle="SIGTERM,SIGHUP,SIGQUIT",
     )
     try:

@@ -35,7 +35,7 @@ def train(
     """Train a recipe on this machine's CPU or GPU, or on several by --nproc."""
     kind = engine or (RANKED[0] if nproc else ALONE)
     with plain_errors():
-        if (nproc is None) != (engine is None and kind == ALONE) or (nproc and kind not in RANKED):
+        if (engine and not nproc) or (nproc and kind not in RANKED):
             got = f"--engine: got {engine!r}, --nproc: got {nproc}"
             raise RecipeError([f"{got}; allowed: --nproc N, with one of {', '.join(RANKED)}"])
     how = {"resume": resume, "changed_data": changed_data, "force": force}
