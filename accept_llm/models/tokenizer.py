@@ -55,7 +55,8 @@ def load_tokenizer(folder: Path) -> Any:
 def plain_tokens(tokenizer: Any) -> int:
     """One more than the largest id of a token that a text may become."""
     special = set(tokenizer.all_special_ids)
-    special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    added = getattr(tokenizer, "added_tokens_decoder", {})  # 4.33 has none of fast tokenizers
+    special |= {i for i, token in added.items() if token.special}
     return max(i for i in tokenizer.get_vocab().values() if i not in special) + 1
 
 
