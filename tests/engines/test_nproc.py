@@ -1,5 +1,6 @@
 """`accept-llm train RECIPE --nproc N`: ranks that the command starts itself."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from support.parity import assert_parity
+from support.parity import assert_close_prompts, assert_parity
 from support.runs import ENVIRONMENT, finish, metrics, start, write_recipe
 
-TRAIN = {"steps": 12, "eval_every": 4, "save_every": 2, "warmup_steps": 3}
+TRAIN = {"steps": 20, "eval_every": 5, "save_every": 2, "warmup_steps": 3}
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +35,19 @@ def ended(recipe: Path, *words: str) -> subprocess.CompletedProcess:
     return subprocess.run(command(recipe, *words), env=ENVIRONMENT, check=False, **own)
 
 
-@pytest.mark.parametrize("engine", ["fsdp2", "ddp"])
-def test_two_ranks_equal_one_process(recipe, one_process, engine):
-    done = ended(recipe, f"name={engine}", "--nproc", "2", "--engine", engine)
+def test_two_ranks_with_shards_equal_one_process(recipe, one_process):
+    done = ended(recipe, "name=fsdp2", "--nproc", "2", "--engine", "fsdp2")
     assert done.returncode == 0, done.stderr
-    assert_parity(recipe.parent / "runs" / engine, one_process, ranks=2)
+    assert_parity(recipe.parent / "runs" / "fsdp2", one_process, ranks=2)
+
+
+def test_without_an_engine_each_rank_has_the_whole_model(recipe, one_process):
+    done = ended(recipe, "name=ddp", "--nproc", "2")
+    assert done.returncode == 0, done.stderr
+    folder = recipe.parent / "runs" / "ddp"
+    used = json.loads((folder / "result.json").read_text())["engine"]
+    assert (used["kind"], used["ranks"]) == ("ddp", 2)
+    assert_close_prompts(folder, one_process, tolerance=1e-4)
 
 
 def test_a_mistake_is_said_once_and_last_before_ranks_start(recipe):
