@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from accept_llm.checks import Prepared, prepare_evaluation, prepare_training
 from accept_llm.data.inputs import make_inputs
@@ -27,6 +27,8 @@ from accept_llm.runs.result import Result
 from accept_llm.tasks.base import Example
 
 Overrides = Mapping[str, Any] | Sequence[str]
+Resume = bool | Literal["changed-data"]
+"""Whether to go on with a run, also where its rows have changed."""
 SPLITS = ("train", "validation", "test")
 BATCHES_AT_ONCE = 16
 """Of new inputs, that are sorted by length together; their answers come one such lot at a time."""
@@ -63,16 +65,15 @@ def train(
     overrides: Overrides = (),
     *,
     engine: str = ALONE,
-    resume: bool = False,
-    changed_data: bool = False,
+    resume: Resume = False,
     force: bool = False,
     notify: Notify = silent,
 ) -> Result:
     """Trains a recipe, or one with changes, and writes its run folder; gives its result.
 
     `engine` is one of accept_llm/engines/facts.py. One with several ranks needs its processes
-    started (torchrun, `accelerate launch`). `changed_data` resumes though the rows are others, and
-    records it; `force` skips the check of memory. Raises `Stopped`
+    started (torchrun, `accelerate launch`). `resume="changed-data"` goes on though the rows are
+    others, and records it; `force` skips the check of memory. Raises `Stopped`
     where SIGTERM or Ctrl-C ended the run early.
     """
     if engine not in ENGINES:
@@ -80,11 +81,11 @@ def train(
     changed, notes = _changed(recipe, overrides)
     for note in notes:
         notify(f"note: {note}")
-    prepared = prepare(changed, engine, resume=resume, force=force, notify=notify)
+    prepared = prepare(changed, engine, resume=bool(resume), force=force, notify=notify)
     if facts_of(engine).has_ranks and "RANK" not in os.environ:
         how = facts_of(engine).command
         raise RecipeError([f"engine: {engine} needs its processes started for it: {how}"])
-    return run(prepared, engine, resume=resume, changed_data=changed_data, notify=notify)
+    return run(prepared, engine, resume=resume, notify=notify)
 
 
 def prepare(
@@ -110,8 +111,7 @@ def run(
     prepared: Prepared,
     engine: str,
     *,
-    resume: bool = False,
-    changed_data: bool = False,
+    resume: Resume = False,
     notify: Notify = silent,
     bar: bool = False,
 ) -> Result:
@@ -125,8 +125,7 @@ def run(
     notify(f"{recipe.name}: {prepared.rows.summary}; loading the model")
     from accept_llm.training.run import train as train_prepared
 
-    how = {"resume": resume, "changed_data": changed_data, "bar": bar}
-    return train_prepared(prepared, engine_kind=engine, notify=notify, **how)
+    return train_prepared(prepared, engine_kind=engine, resume=resume, notify=notify, bar=bar)
 
 
 # --- after training ---------------------------------------------------------------------

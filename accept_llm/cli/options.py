@@ -24,10 +24,11 @@ NProc = Annotated[
     int | None, typer.Option("--nproc", min=1, help="Ranks to start on this machine.")
 ]
 EngineKind = Annotated[
-    str | None, typer.Option("--engine", help=f"With --nproc: {', '.join(RANKED)} (default: ddp).")
+    str | None,
+    typer.Option("--engine", help=f"With --nproc: one of {', '.join(RANKED)}, or the first."),
 ]
 ChangedData = Annotated[
     bool,
-    typer.Option("--changed-data", help="With --resume: go on though the rows have changed."),
+    typer.Option("--changed-data", help="As --resume, also where the rows have changed."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]

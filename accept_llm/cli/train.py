@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import typer
 
@@ -22,6 +23,8 @@ from accept_llm.engines.facts import ALONE, RANKED, facts_of
 from accept_llm.errors import RecipeError
 from accept_llm.ranks import is_first
 
+GoingOn = bool | Literal["changed-data"]
+
 
 def train(
     path: RecipePath,
@@ -38,8 +41,8 @@ def train(
         if (engine and not nproc) or (nproc and kind not in RANKED):
             got = f"--engine: got {engine!r}, --nproc: got {nproc}"
             raise RecipeError([f"{got}; allowed: --nproc N, with one of {', '.join(RANKED)}"])
-    how = {"resume": resume, "changed_data": changed_data, "force": force}
-    train_with(kind, path, overrides=overrides, **how, nproc=nproc)
+    going_on: GoingOn = "changed-data" if changed_data else resume
+    train_with(kind, path, overrides=overrides, resume=going_on, force=force, nproc=nproc)
 
 
 def train_with(
@@ -47,8 +50,7 @@ def train_with(
     path: Path,
     *,
     overrides: list[str] | None,
-    resume: bool = False,
-    changed_data: bool = False,
+    resume: GoingOn = False,
     force: bool = False,
     nproc: int | None = None,
 ) -> None:
@@ -61,14 +63,13 @@ def train_with(
         recipe, notes = load_recipe(path, overrides or ())
         for note in notes:
             notify(f"note: {note}")
-        prepared = api.prepare(recipe, engine_kind, resume=resume, force=force, notify=notify)
+        prepared = api.prepare(recipe, engine_kind, resume=bool(resume), force=force, notify=notify)
         if nproc and "RANK" not in os.environ:
             raise typer.Exit(run_ranks(nproc))
         if facts_of(engine_kind).has_ranks:
             ensure_ranks(engine_kind)
         with running():
-            how = {"resume": resume, "changed_data": changed_data}
-            result = api.run(prepared, engine_kind, **how, notify=notify, bar=True)
+            result = api.run(prepared, engine_kind, resume=resume, notify=notify, bar=True)
     if is_first():
         print_result(result)
 
@@ -84,7 +85,7 @@ def launch(engine_kind: str) -> Callable[[], None]:
         force: Force = False,
         local_rank: LocalRank = None,
     ) -> None:
-        how = {"resume": resume, "changed_data": changed_data, "force": force}
-        train_with(engine_kind, path, overrides=overrides, **how)
+        going_on: GoingOn = "changed-data" if changed_data else resume
+        train_with(engine_kind, path, overrides=overrides, resume=going_on, force=force)
 
     return lambda: typer.run(command)

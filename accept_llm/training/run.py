@@ -41,13 +41,7 @@ Rows = dict[str, list[Encoded]]
 
 
 def train(
-    prepared: Prepared,
-    *,
-    engine_kind: str,
-    resume: bool,
-    notify: Notify,
-    changed_data: bool = False,
-    bar: bool = False,
+    prepared: Prepared, *, engine_kind: str, resume: bool | str, notify: Notify, bar: bool = False
 ) -> Result:
     """Trains a prepared recipe and writes its run folder. Raises `Stopped` where a signal ended it
     early, `TrainingError` where it cannot go on."""
@@ -61,10 +55,10 @@ def train(
         for what, count in truncated.items():
             notify(f"{count} of {len(rows['train'])} training rows: {what}")
         clock.append(time.perf_counter())
-        stack.enter_context(_open_folder(recipe, engine, resume=resume))
+        stack.enter_context(_open_folder(recipe, engine, resume=bool(resume)))
         trainer = _trainer(prepared, loaded, rows=rows, notify=notify, bar=bar)
         if resume:
-            for note in trainer.resume(changed_data=changed_data):
+            for note in trainer.resume(changed_data=resume == "changed-data"):
                 notify(f"note: {note}")
         with trainer.log:
             trainer.run()

@@ -16,7 +16,7 @@ from accept_llm.data.encoding import Encoded, Encoder, share
 from accept_llm.data.sampling import BatchSampler, batch_rows
 from accept_llm.data.sources import task_from
 from accept_llm.errors import RecipeError
-from accept_llm.models.tokenizer import load_tokenizer
+from accept_llm.models.tokenizer import is_old, load_tokenizer
 from accept_llm.recipe.task import BuiltinTask, FileTask
 from accept_llm.recipe.train import Train
 from accept_llm.tasks.base import Example
@@ -173,6 +173,7 @@ def test_many_rows_are_encoded_as_each_alone(tokenizer, monkeypatch):
     assert encoder(tokenizer, 30)(rows) == [one(row) for row in rows]
 
 
+@pytest.mark.skipif(is_old(), reason="transformers 4.33 cannot take them as text")
 def test_special_tokens_in_a_text_are_text(tokenizer):
     plain = encode(tokenizer, 60)(example("the lamp", "soup"))
     typed = encode(tokenizer, 60)(example("the </s> lamp <s>", "soup"))

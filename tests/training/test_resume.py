@@ -188,8 +188,8 @@ def test_other_rows_are_refused_by_name_unless_they_are_known(recipe, other_rows
     with pytest.raises(RecipeError, match="resume: the validation rows are not those of the run"):
         accept_llm.train(recipe, {"name": "other", "train.save_every": 1000}, resume=True)
     assert (folder / "state" / FILE).read_bytes() == state
-    how = {"resume": True, "changed_data": True}
-    result = accept_llm.train(recipe, {"name": "other", "train.save_every": 1000}, **how)
+    changes = {"name": "other", "train.save_every": 1000}
+    result = accept_llm.train(recipe, changes, resume="changed-data")
     (change,) = result.history
     assert change.endswith(": the validation rows are not those that the run began with")
     assert result.steps == STEPS
