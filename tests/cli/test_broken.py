@@ -357,9 +357,12 @@ def test_a_run_is_never_overwritten(run: Path, tiny_llama: Path) -> None:
         "task.train: got gone.csv",
     )
     refused(
-        accept_llm("train", recipe, there, "train.seed=1", "--resume", cwd=run.parent),
+        accept_llm(
+            *("train", recipe, there, "train.seed=1", "train.batch_size=4", "--resume"),
+            cwd=run.parent,
+        ),
         "resume: train.seed: was 42, is 1; allowed: the recipe of the run",
-        "resume: train.steps: was 1, is 8",
+        "resume: train.batch_size: was 5, is 4",
     )
     assert contents(run) == before
 
