@@ -29,9 +29,11 @@ BLOCKS = {
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """The scalar metadata of a GGUF file, and how many bytes the file must have."""
+    """The metadata of a GGUF file, and how many bytes the file must have."""
 
     metadata: dict[str, Any]
+    lengths: dict[str, int]
+    """Of the metadata that are arrays."""
     needed_bytes: int
     tensors: frozenset[str]
 
@@ -60,18 +62,18 @@ class _Reader:
         return self.data[self.at - length : self.at].decode("utf-8", "replace")
 
     def value(self, kind: int) -> Any:
-        """A scalar or a text; None for an array, which is skipped."""
-        if kind == _STRING:
-            return self.text()
-        if kind != _ARRAY:
-            return self.take(_SCALARS[kind])
+        """A scalar or a text."""
+        return self.text() if kind == _STRING else self.take(_SCALARS[kind])
+
+    def skip_array(self) -> int:
+        """Its length."""
         kind, count = self.take("<I"), self.take("<Q")
         if kind == _STRING:
             for _ in range(count):
                 self.skip_text()
         else:
             self.at += count * struct.calcsize(_SCALARS[kind])
-        return None
+        return count
 
 
 def read_gguf_header(path: Path) -> GgufHeader:
@@ -99,10 +101,13 @@ def read_gguf_header(path: Path) -> GgufHeader:
 
 def _parse(reader: _Reader) -> GgufHeader:
     tensors, pairs = reader.take("<Q"), reader.take("<Q")
-    metadata: dict[str, Any] = {}
+    metadata, lengths = dict[str, Any](), dict[str, int]()
     for _ in range(pairs):
-        key = reader.text()
-        metadata[key] = reader.value(reader.take("<I"))
+        key, kind = reader.text(), reader.take("<I")
+        if kind == _ARRAY:
+            lengths[key] = reader.skip_array()
+        else:
+            metadata[key] = reader.value(kind)
     ends, names = [0], set()
     for _ in range(tensors):
         names.add(reader.text())
@@ -111,7 +116,7 @@ def _parse(reader: _Reader) -> GgufHeader:
         ends.append(reader.take("<Q") + values // per_block * block_bytes)
     alignment = metadata.get("general.alignment", 32)
     data_start = -(-reader.at // alignment) * alignment
-    return GgufHeader(metadata, data_start + max(ends), frozenset(names))
+    return GgufHeader(metadata, lengths, data_start + max(ends), frozenset(names))
 
 
 def config_of(header: GgufHeader) -> dict[str, Any]:
@@ -127,5 +132,6 @@ def config_of(header: GgufHeader) -> dict[str, Any]:
         "vocab_size": "vocab_size",
     }
     sizes = {ours: header.metadata.get(f"{kind}.{theirs}") for ours, theirs in names.items()}
+    sizes["vocab_size"] = sizes["vocab_size"] or header.lengths.get("tokenizer.ggml.tokens")
     tied = "output.weight" not in header.tensors
     return {"model_type": kind, "tie_word_embeddings": tied, **sizes}

