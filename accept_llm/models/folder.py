@@ -103,7 +103,8 @@ def check_folder(folder: Path) -> tuple[ModelInfo | None, list[str]]:
             shapes |= read_shapes(file)
         except ValueError as error:
             problems.append(str(error))
-    problems += _embedding_problems(shapes, sizes)
+    if not any("word_embed_proj_dim" in line for line in problems):
+        problems += _embedding_problems(shapes, sizes)
     if problems:
         return None, problems
     linears = linear_sizes(shapes, sizes["model_type"])
@@ -152,6 +153,10 @@ def _read_sizes(config: dict[str, Any], path: Path) -> tuple[dict[str, Any], lis
             f"{path}: quantization_config: the weights are quantised; allowed: plain bf16, fp16 "
             "or fp32 weights"
         )
+    narrow, wide = config.get("word_embed_proj_dim"), config.get("hidden_size")
+    if narrow is not None and narrow != wide:  # OPT-350M
+        what = f"word_embed_proj_dim is {narrow} and hidden_size {wide}"
+        problems.append(f"{path}: {what}; needed: embeddings as wide as the layers")
     nested = config.get("text_config")
     text = config | nested if isinstance(nested, dict) else config
     sizes: dict[str, Any] = {"model_type": model_type, "max_positions": None}

@@ -21,8 +21,9 @@ from accept_llm.models.folder import check_folder, closest, refuse_type
 from accept_llm.models.gguf_header import GgufHeader, read_gguf_header
 from accept_llm.models.tokenizer import is_old
 from accept_llm.recipe.model import GgufModel
-from accept_llm.storage import atomic_folder, home_path
+from accept_llm.storage import atomic_folder, home_path, say
 
+ALIKE = 0.2  # relative distance of two quantisations of one matrix; others are about 1.4 apart
 _FORMAT = "1"  # raise it when conversion changes, and old folders are no longer used
 
 # llama.cpp's names (tokenizer.ggml.pre) for two ways to split a text before BPE; transformers
@@ -144,6 +145,7 @@ def convert(gguf: Path, cache: Path) -> Path:
         try:
             tokenizer = _tokenizer(gguf, header)
             model = _model(gguf)
+            _say_twins(gguf, model)
         except (ValueError, NotImplementedError, ImportError) as error:
             why = str(error).strip().split("\n")[0]
             instead = "use the model's safetensors folder (model.kind=folder or hub)"
@@ -152,6 +154,18 @@ def convert(gguf: Path, cache: Path) -> Path:
         model.save_pretrained(target, max_shard_size="2GB")
         tokenizer.save_pretrained(target)
     return folder
+
+
+def _say_twins(gguf: Path, model: Any) -> None:
+    """A note where the LM head is the word embeddings, stored a second time and quantised apart."""
+    words, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    if words is head or words.shape != head.shape:
+        return
+    apart = ((words.float() - head.float()).norm() / words.float().norm()).item()
+    if apart < ALIKE:
+        what = f"the LM head of {gguf.name} is its word embeddings, quantised apart ({apart:.1%})"
+        more = f"{head.numel() / 1e6:,.0f}M parameters more than its family has"
+        say(f"{what}: both are held, {more}")
 
 
 def _model(gguf: Path) -> Any:

@@ -162,6 +162,7 @@ def test_a_damaged_conversion_is_made_again(monkeypatch, tiny_llama):
 
     monkeypatch.setattr(gguf_convert, "_model", lambda gguf: Made())
     monkeypatch.setattr(gguf_convert, "_tokenizer", lambda gguf, header: Made())
+    monkeypatch.setattr(gguf_convert, "_say_twins", lambda gguf, model: None)
     path = cache_dir() / "m.gguf"
     path.write_bytes(gguf_bytes())
     spec = GgufModel(kind="gguf", file=str(path))
@@ -295,3 +296,20 @@ def test_smollm_logits(smollm):
     print(f"relative error of the logits, weights rounded to bf16: {error:.2e}")
     assert error < 0.01
     assert torch.equal(want.argmax(-1), got.argmax(-1))
+
+
+def test_a_head_that_is_the_embeddings_quantised_apart_is_said(tiny_llama, capsys):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    words = model.get_input_embeddings().weight
+    head = model.get_output_embeddings()
+    for noise, said in ((0.05, True), (1.0, False)):
+        apart = words + noise * words.std() * torch.randn(words.shape)
+        head.weight = torch.nn.Parameter(apart)
+        gguf_convert._say_twins(Path("m.gguf"), model)
+        assert ("is its word embeddings, quantised apart" in capsys.readouterr().err) is said
+    head.weight = words
+    gguf_convert._say_twins(Path("m.gguf"), model)
+    assert capsys.readouterr().err == ""

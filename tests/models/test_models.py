@@ -271,6 +271,13 @@ def test_a_t5_without_its_start_token(folder):
     assert look(folder).architecture == "seq2seq"
 
 
+def test_embeddings_that_are_narrower_than_the_layers(folder):
+    """OPT-350M: a good folder, of a model that cannot be used."""
+    configure(folder, model_type="opt", hidden_size=16, word_embed_proj_dim=8)
+    (said,) = folder_problems(folder)
+    assert "word_embed_proj_dim is 8 and hidden_size 16; needed: embeddings as wide as" in said
+
+
 def test_many_problems_of_one_folder(folder):
     configure(folder, model_type="bart")
     (folder / "tokenizer.json").unlink()
