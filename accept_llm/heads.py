@@ -273,7 +273,7 @@ def build_head(spec: HeadSpec, setting: Setting) -> Head:
 def head_from_card(card: Mapping[str, Any], *, where: str = "head.") -> Head:
     """The head of an adapter's card; RecipeError where it is damaged or not known."""
     kind = card.get("kind")
-    if kind not in HEADS:
+    if not isinstance(kind, str) or kind not in HEADS:
         raise RecipeError([f"{where}kind: got {kind!r}; allowed: {', '.join(HEADS)}"])
     return HEADS[kind].from_card(card, where=where)
 

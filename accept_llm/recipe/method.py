@@ -312,4 +312,10 @@ def read_shape(card: Mapping[str, Any], *, where: str = "method.") -> Shape:
         got = f"{where}kind: got {card.get('kind')!r}"
         raise RecipeError([f"{got}; allowed: {', '.join(METHOD_SPECS)}"])
     sizes = {name: value for name, value in card.items() if name != "kind"}
-    return parse_section(known.shape_class, sizes, where=where)
+    shape = parse_section(known.shape_class, sizes, where=where)
+    if isinstance(shape, PromptShape):
+        theirs = "dept" if shape.rank else "accept" if shape.prepended or shape.added else "pt"
+        if card["kind"] != theirs:
+            got = f"{where}kind: got {card['kind']!r}, but its sizes are those of {theirs!r}"
+            raise RecipeError([f"{got}; allowed: {theirs}"])
+    return shape

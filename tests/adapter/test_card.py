@@ -1,5 +1,6 @@
 """prompt.json: written and read, of an earlier format, and damaged in every field."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -157,3 +158,22 @@ def test_tensors_of_another_shape_are_refused(adapter: Path, tmp_path: Path) -> 
     folder = changed(adapter, tmp_path, head={**data["head"], "classes": 3})
     with pytest.raises(RecipeError, match=r"is damaged or incomplete: head\.safetensors"):
         load(folder)
+
+
+def test_no_value_anywhere_in_a_card_ends_in_a_traceback(adapter: Path, tmp_path: Path) -> None:
+    """Every field by every kind of value, and every method's kind over the sizes of this one."""
+    folder = changed(adapter, tmp_path)
+    card = json.loads((folder / "prompt.json").read_text())
+    others = [None, [], {}, "x", -1, 1e30, True, [1, 2], {"a": 1}, *METHODS, *HEADS]
+    refused = loaded = 0
+    for section in ("model", "task", "method", "head", "step"):
+        names = card[section] if isinstance(card[section], dict) else [None]
+        for name, value in itertools.product([None, *names], others):
+            one = {**card, section: value if name is None else {**card[section], name: value}}
+            (folder / "prompt.json").write_text(json.dumps(one))
+            try:
+                load(folder)
+                loaded += 1
+            except RecipeError:
+                refused += 1
+    assert refused > loaded > 0
