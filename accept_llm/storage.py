@@ -97,7 +97,19 @@ def _platform_cache() -> Path:
     return Path.home() / ".cache"
 
 
-# --- writing ----------------------------------------------------------------------------
+# --- reading and writing ----------------------------------------------------------------
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; ValueError names the file when it is something else."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, RecursionError, ValueError) as error:
+        raise ValueError(f"{path} is not JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} holds {type(data).__name__}; allowed: a JSON object")
+    return data
+
 
 _DRAFT = re.compile(r"\..+\.[0-9a-f]{8}")
 

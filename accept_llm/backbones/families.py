@@ -74,12 +74,11 @@ def read_config(info: ModelInfo) -> Any:
 
 
 @torch.no_grad()
-def check_held(backbone: CausalBackbone, info: ModelInfo) -> None:
+def check_held(backbone: CausalBackbone, info: ModelInfo, *, device: torch.device) -> None:
     """Reads two short texts in one batch of ours, and each alone by the model's own forward: of a
     family that no test holds to it, RecipeError where they differ. Sharded, it is a collective."""
     if info.model_type in PADDED:
         return
-    device = next(backbone.module.parameters()).device
     rows = [Encoded(str(n), tuple(range(3, 3 + n)), 0) for n in (2, 5)]
     both, *alone = (collate(some).to(device) for some in (rows, rows[:1], rows[1:]))
     prompt = Composed(None, None)

@@ -65,7 +65,7 @@ def load_backbone(
     if spec.checkpointing:
         checkpoint_blocks(lm)
     if isinstance(backbone, CausalBackbone):
-        check_held(backbone, info)
+        check_held(backbone, info, device=device)
     return backbone
 
 

@@ -25,7 +25,7 @@ NProc = Annotated[
 ]
 EngineKind = Annotated[
     str | None,
-    typer.Option("--engine", help=f"With --nproc: one of {', '.join(RANKED)}, or the first."),
+    typer.Option("--engine", help=f"With --nproc: {', '.join(RANKED)} (the first by default)."),
 ]
 ChangedData = Annotated[
     bool,

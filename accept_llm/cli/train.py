@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -23,7 +23,8 @@ from accept_llm.engines.facts import ALONE, RANKED, facts_of
 from accept_llm.errors import RecipeError
 from accept_llm.ranks import is_first
 
-GoingOn = bool | Literal["changed-data"]
+if TYPE_CHECKING:
+    from accept_llm.api import Resume as GoingOn
 
 
 def train(
@@ -50,7 +51,7 @@ def train_with(
     path: Path,
     *,
     overrides: list[str] | None,
-    resume: GoingOn = False,
+    resume: "GoingOn" = False,
     force: bool = False,
     nproc: int | None = None,
 ) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from accept_llm.data.encoding import Encoder
-from accept_llm.tasks.base import Example, Label, Task
+from accept_llm.tasks.base import Example, Label, Task, score_text
 
 DRAWN = 100  # examples to choose from
 ABOUT = 3  # examples that should fill a prompt
@@ -18,7 +18,7 @@ def answer_text(task: Task, example: Example) -> str:
     label = example.label
     if isinstance(label, tuple):
         return label[0]
-    return f"{label:g}" if task.is_score else task.words[int(label)]
+    return score_text(label) if task.is_score else task.words[int(label)]
 
 
 def demonstrations(

@@ -30,9 +30,9 @@ def _text(path: Path) -> str:
 # Python's reader and not pyarrow's: it is strict about quotation marks, and knows the line.
 def _csv(path: Path, wanted: Sequence[str], *, delimiter: str = ",") -> Read:
     csv.field_size_limit(1 << 30)
-    text = _text(path)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    lines = text.splitlines() if '"' in text else []
+    # Not splitlines: a line ends where csv counts one, and U+2028 is text.
+    lines = list(io.StringIO(_text(path), newline=""))
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     names: list[str] = []
     rows, first = [], 1
     try:
@@ -62,8 +62,9 @@ def _check_quotes(
 ) -> None:
     """Whether the lines of a row, by its first and its last, look like rows themselves."""
     (first, last), (delimiter, count) = row, delimiters
-    many = last - first + 1 >= SWALLOWED and len(lines) >= last
-    if many and all(line.count(delimiter) == count for line in lines[first - 1 : last]):
+    if last - first + 1 >= SWALLOWED and all(
+        line.count(delimiter) == count for line in lines[first - 1 : last]
+    ):
         what = "are one row, by a quotation mark that is closed late, though each looks like one"
         raise ValueError(f"lines {first} to {last} {what}")
 

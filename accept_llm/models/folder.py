@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from accept_llm.errors import did_you_mean
-from accept_llm.models.tokenizer_files import TOKENIZERS, read_json, tokenizer_problems
+from accept_llm.models.tokenizer_files import TOKENIZERS, tokenizer_problems
 from accept_llm.recipe.budget import LinearSize
+from accept_llm.storage import read_json
 
 CONFIG = "config.json"
 LORA = "adapter_config.json"  # PEFT's

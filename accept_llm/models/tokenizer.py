@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from accept_llm.errors import RecipeError
-from accept_llm.models.tokenizer_files import read_json
+from accept_llm.storage import read_json
 
 TOKENIZER = "tokenizer.json"
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")

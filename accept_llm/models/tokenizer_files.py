@@ -1,8 +1,9 @@
 """What the files of a tokenizer must be, read without the library that reads them to tokenise."""
 
-import json
 from pathlib import Path
 from typing import Any
+
+from accept_llm.storage import read_json
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
 _READ = (
@@ -13,24 +14,20 @@ _READ = (
 _LFS = b"version https://git-lfs"
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; ValueError names the file when it is something else."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, RecursionError, ValueError) as error:
-        raise ValueError(f"{path} is not JSON ({error})") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} holds {type(data).__name__}; allowed: a JSON object")
-    return data
-
-
 def tokenizer_problems(folder: Path, vocabulary: int | None) -> list[str]:
     """What is wrong with the tokenizer beside a model of so many embeddings, if that is known."""
     if not any((folder / name).is_file() for name in TOKENIZERS):
         return [f"{folder} has no tokenizer; needed: one of {', '.join(TOKENIZERS)}"]
     files = sorted(path for path in folder.iterdir() if path.name in _READ and path.is_file())
     problems = [problem for path in files if (problem := _problem(path))]
-    return problems or too_many_tokens(folder, _tokens(folder), vocabulary=vocabulary)
+    if problems:
+        return problems
+    try:
+        tokens = _tokens(folder)
+    except (AttributeError, TypeError, ValueError):
+        what = "tokenizer.json and tokenizer_config.json are not as transformers writes them"
+        return [f"{folder}: {what}; copy or download them again"]
+    return too_many_tokens(folder, tokens, vocabulary=vocabulary)
 
 
 def too_many_tokens(folder: Path, tokens: int, *, vocabulary: int | None) -> list[str]:

@@ -72,7 +72,8 @@ def copy_recipe(name: str, out: Path) -> Path:
 def _named_after(target: Path, source: Path) -> str:
     """The recipe's text with the name of the copy: that of its runs, and in its first comment."""
     text = source.read_text(encoding="utf-8")
-    text = re.sub(rf"\S*/{re.escape(source.name)}(?=\s)", str(target), text, count=1)
+    ours = rf"\S*/{re.escape(source.name)}(?=\s)"
+    text = re.sub(ours, lambda _: str(target), text, count=1)
     if re.fullmatch(NAME, target.stem):
         text = re.sub(r"^name: .*$", f"name: {target.stem}", text, count=1, flags=re.MULTILINE)
     return text

@@ -60,6 +60,9 @@ def lock_run(folder: Path) -> FileLock:
     except Timeout:
         got = f"name: another process is writing the run folder {folder}"
         raise RecipeError([f"{got}; allowed: another name, or to wait for its end"]) from None
+    except OSError as error:
+        got = f"output_dir: the run folder {folder} cannot be written to ({error.strerror})"
+        raise RecipeError([f"{got}; allowed: one that can"]) from None
     return lock
 
 

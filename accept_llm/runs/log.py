@@ -110,7 +110,7 @@ class RunLog:
 
     def rewind(self, step: int) -> None:
         """Forgets lines after `step` (and a last one cut short by a kill)."""
-        if self._events and step:
+        if self._events:
             self._events.close()
             self._events = _event_writer(self.path.parent, purge=step + 1)
         if self.writes and self.path.exists():

@@ -12,8 +12,7 @@ from typing import Any
 
 from accept_llm.errors import RecipeError
 from accept_llm.models.folder import CONFIG, INDEX, ModelInfo, fingerprint
-from accept_llm.models.tokenizer_files import read_json
-from accept_llm.storage import atomic_folder, writable_cache
+from accept_llm.storage import atomic_folder, read_json, writable_cache
 
 FAMILIES = ("llama", "falcon", "bloom")
 _THETA = 10_000.0

@@ -22,9 +22,8 @@ from accept_llm.data.batches import Batch
 from accept_llm.errors import RecipeError
 from accept_llm.methods.base import Composed
 from accept_llm.models.folder import ModelInfo, fingerprint
-from accept_llm.models.tokenizer_files import read_json
 from accept_llm.recipe.model import ModelSpec
-from accept_llm.storage import cache_dir, writable_cache, write_json
+from accept_llm.storage import cache_dir, read_json, writable_cache, write_json
 
 FILE = "accept_probe.json"  # in a model folder
 TEXT = (

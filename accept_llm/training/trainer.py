@@ -279,16 +279,17 @@ class Trainer:
         notes: list[str] = []
         if state is not None:
             origin = state.get("origin")  # an earlier version's state has none
-            notes += self.origin.changes(origin, changed_data=changed_data) if origin else []
             try:
+                notes += self.origin.changes(origin, changed_data=changed_data) if origin else []
                 self._restore(state)
             except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
                 what = f"{type(error).__name__}: {error}".splitlines()[0]
                 path = self.folder / "state" / FILE
                 raise RecipeError([f"resume: {path} is damaged: {what}"]) from error
             notes += self._lengthen(state.get("steps", self.spec.steps))
-            if origin and origin["rows"] != self.origin.rows:
-                self.best, self.stale = None, 0  # scores on other rows cannot be compared
+            if origin and origin["rows"].get("validation") != self.origin.rows.get("validation"):
+                # Scores on other rows cannot be compared: this step is evaluated anew.
+                self.best, self.stale, self.evaluated = None, 0, 0
         steps = self.model.engine.gather([self.step])
         if len(set(steps)) > 1:
             message = f"output_dir: the ranks find states of the steps {steps}"

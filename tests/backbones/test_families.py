@@ -49,24 +49,17 @@ def test_every_family_has_a_tiny_member():
     assert len(PADDED) >= 20
 
 
+@pytest.mark.parametrize("reads", ["states", "logits"])
 @EVERY
-def test_states_are_the_examples_own(family, layout):
+def test_what_is_read_is_the_models_own(family, layout, reads):
     lm, prompt = model_of(family), prompt_of(32)
     batch = answered_batch(90)
-    want = alone(lm, batch, prompt)
-    got = wrap(lm, layout)(batch, prompt, reads="states")
+    if reads == "states":
+        want = alone(lm, batch, prompt)
+    else:
+        want = torch.stack([own_logits(lm, x)[-1] for x in inputs(lm, batch, prompt)])
+    got = wrap(lm, layout)(batch, prompt, reads=reads)
     assert want.std() > 0.05
-    close(got, want)
-    for a, b in zip(gradients(got, prompt), gradients(want, prompt), strict=True):
-        assert (a - b).norm() <= 1e-5 * b.norm()
-
-
-@EVERY
-def test_logits_are_the_models_own(family, layout):
-    lm, prompt = model_of(family), prompt_of(32)
-    batch = answered_batch(90)
-    want = torch.stack([own_logits(lm, x)[-1] for x in inputs(lm, batch, prompt)])
-    got = wrap(lm, layout)(batch, prompt, reads="logits")
     close(got, want)
     for a, b in zip(gradients(got, prompt), gradients(want, prompt), strict=True):
         assert (a - b).norm() <= 1e-5 * b.norm()

@@ -80,5 +80,5 @@ def test_the_answer_is_a_word_a_score_or_the_first_gold_answer():
     one = replace(example(1, 1, words=1), label=1)
     assert answer_text(TASKS["sst2"], one) == TASKS["sst2"].words[1]
     assert answer_text(TASKS["stsb"], replace(one, label=3.8)) == "3.8"
-    assert answer_text(TASKS["stsb"], replace(one, label=5.0)) == "5"
+    assert answer_text(TASKS["stsb"], replace(one, label=5.0)) == "5.0"
     assert answer_text(TASKS["squad"], replace(one, label=("a lamp", "lamp"))) == "a lamp"

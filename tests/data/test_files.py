@@ -58,6 +58,19 @@ def test_predict_reads_a_file_as_training_does(tmp_path: Path, kind: str) -> Non
     assert [e.parts for e in found] == [e.parts for e in trained]
 
 
+def test_a_quoted_text_of_several_lines_is_one_row_whatever_characters_break_lines_elsewhere(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "train.csv"
+    said = "one, two\u2028\x0c\nthree\nfour, five, six"
+    WRITERS["csv"](path, [{"text": "a\u2028b, c", "label": "bad"}, {"text": said, "label": "good"}])
+    splits = load_splits(spec_of(path, validation=str(path), test=str(path)), seed=0)
+    assert [e.parts[0][1] for e in splits.train] == ["a\u2028b, c", said]
+    late = b'text,label\na\xe2\x80\xa8b,good\n"fine,1\npoor,0\nfine,1\npoor",0\n'
+    path.write_bytes(late)
+    assert "(lines 3 to 6 are one row" in problems(spec_of(path))[0]
+
+
 def test_a_csv_label_may_be_an_index(tmp_path: Path) -> None:
     path = tmp_path / "train.csv"
     path.write_text("label,note,text\n1,5,n/a\n0,x,\n", encoding="utf-8")

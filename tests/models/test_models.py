@@ -263,6 +263,26 @@ def test_more_tokens_than_embeddings(folder):
     assert many in folder_problems(folder)[0]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"added_tokens": ["a"]},
+        {"added_tokens": 3},
+        {"model": []},
+        {"model": {"vocab": 7}},
+    ],
+)
+def test_json_that_is_no_tokenizer(folder, content):
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    if content == {"model": []}:
+        assert look(folder)  # nothing is said of its tokens
+    else:
+        assert "are not as transformers writes them" in folder_problems(folder)[0]
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"x": {}}}')
+    assert "are not as transformers writes them" in folder_problems(folder)[0]
+
+
 def test_a_t5_without_its_start_token(folder):
     configure(folder, model_type="t5", d_model=8, num_layers=1)
     (said,) = folder_problems(folder)

@@ -196,6 +196,14 @@ def test_other_rows_are_refused_by_name_unless_they_are_known(recipe, other_rows
     assert result.best_step > load_state_step(state)  # of the new rows
 
 
+def test_other_rows_for_a_finished_run_are_scored(recipe, other_rows):
+    changes = {"name": "finished", "train.steps": 12}
+    accept_llm.train(recipe, changes)
+    other_rows()
+    result = accept_llm.train(recipe, changes, resume="changed-data")
+    assert (result.steps, result.best_step, len(result.history)) == (12, 12, 1)
+
+
 def load_state_step(state: bytes) -> int:
     return torch.load(io.BytesIO(state))["step"]
 
