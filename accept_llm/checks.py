@@ -13,6 +13,7 @@ from accept_llm.data.splits import Splits, load_splits
 from accept_llm.engines.check import check_engine, decide_engine
 from accept_llm.engines.facts import facts_of
 from accept_llm.errors import Problems, RecipeError
+from accept_llm.models.families import check_type
 from accept_llm.models.find import inspect_model
 from accept_llm.models.folder import ModelInfo, read_shapes
 from accept_llm.recipe.budget import Shape
@@ -46,6 +47,7 @@ class Prepared:
     def with_model(self, model: ModelInfo) -> "Prepared":
         """The same with a model that was fetched; RecipeError where it and the recipe do not go
         together."""
+        check_type(model)
         return replace(self, model=model, shape=size_method(self.recipe, model))
 
 
@@ -61,6 +63,8 @@ def prepare(recipe: Recipe, engine_kind: str, *, read_rows: bool = True) -> Prep
             splits = load_splits(recipe.task, seed=recipe.train.seed, task=task)
     with problems.catch():
         model = inspect_model(recipe.model)
+        if model:
+            check_type(model)
         if model and not facts_of(engine_kind).is_local:
             check_family(model)
         shape = size_method(recipe, model) if model else None

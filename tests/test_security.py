@@ -77,7 +77,7 @@ def test_code_beside_a_model_is_not_run(tmp_path, tiny_llama, mark):
     config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "own.py").write_text(f"import os\nos.mkdir({str(mark)!r})\n")
-    from accept_llm.backbones.families import read_config
+    from accept_llm.models.families import read_config
 
     info = inspect_model(FolderModel(kind="folder", path=str(tmp_path)))
     with pytest.raises(RecipeError, match="needs code of its own, which is never run here"):

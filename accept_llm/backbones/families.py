@@ -1,7 +1,5 @@
 """Which families of causal models are known to be read rightly, and how others are found out."""
 
-from typing import Any
-
 import torch
 
 from accept_llm.backbones.base import Layout
@@ -10,21 +8,9 @@ from accept_llm.data.batches import collate
 from accept_llm.data.encoding import Encoded
 from accept_llm.errors import RecipeError
 from accept_llm.methods.base import Composed
-from accept_llm.models.folder import CONFIG, ModelInfo
+from accept_llm.models.families import PACKED, PADDED, read_config
+from accept_llm.models.folder import ModelInfo
 
-# tests/backbones/test_families.py holds each to transformers: states, logits, likelihoods.
-PADDED = (
-    *("bloom", "codegen", "cohere", "cohere2", "falcon", "gemma", "gemma2", "gemma3_text", "glm"),
-    *("gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "granite", "granitemoe", "llama"),
-    *("mistral", "mixtral", "mpt", "olmo", "olmo2", "olmoe", "opt", "phi", "phi3", "qwen2"),
-    *("qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "stablelm", "starcoder2"),
-)
-# Those whose attention takes our mask as it is.
-PACKED = (
-    *("cohere", "gemma", "gemma3_text", "gpt2", "gpt_neox", "granite", "llama", "mistral"),
-    *("mixtral", "olmo", "olmo2", "opt", "phi", "phi3", "qwen2", "qwen3", "smollm3"),
-    "starcoder2",
-)
 NEAR = 0.05
 """The part of the reference that rounding in bf16 may change; misreading changes about all."""
 
@@ -55,22 +41,6 @@ def choose_layout(
         got = f"got {asked!r}" if asked else "not given, which means packed"
         raise RecipeError([f"model.layout: {got}; {problem}"])
     return layout
-
-
-def read_config(info: ModelInfo) -> Any:
-    """transformers' config of a model; RecipeError where it knows none of its type."""
-    from transformers import AutoConfig, __version__
-
-    try:
-        return AutoConfig.from_pretrained(info.folder)
-    except Exception as error:  # what a config's own code raises
-        got = f"model: {info.folder}/{CONFIG}: transformers {__version__} cannot use it"
-        if "auto_map" in info.config:
-            got += ", as it needs code of its own, which is never run here"
-        why = f"{type(error).__name__}: {error}".splitlines()[0]
-        allowed = f"a type that it knows, such as {', '.join((*PADDED, 't5'))}"
-        got += f" ({why}); got model_type {info.model_type!r}"
-        raise RecipeError([f"{got}; allowed: {allowed}"]) from None
 
 
 @torch.no_grad()

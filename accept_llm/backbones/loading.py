@@ -17,13 +17,14 @@ from torch.utils.checkpoint import checkpoint
 from accept_llm.backbones.base import Backbone, Layout
 from accept_llm.backbones.causal import CausalBackbone, CausalRoot
 from accept_llm.backbones.compiled import compile_parts
-from accept_llm.backbones.families import check_held, read_config
+from accept_llm.backbones.families import check_held
 from accept_llm.backbones.int8 import fill_int8, use_int8
 from accept_llm.backbones.linear import needs_fp32, with_fp32_products
 from accept_llm.backbones.names import ModelCheckpoint
 from accept_llm.backbones.seq2seq import Seq2SeqBackbone, Seq2SeqRoot
 from accept_llm.backbones.slices import Checkpoint
 from accept_llm.errors import RecipeError
+from accept_llm.models.families import read_config
 from accept_llm.models.folder import ModelInfo
 from accept_llm.recipe.model import ModelSpec, Quantization
 

@@ -113,9 +113,14 @@ def check_folder(folder: Path) -> tuple[ModelInfo | None, list[str]]:
 
 
 def check_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """The config.json of a folder that may hold nothing else, and what is wrong with it."""
+    """The config.json of a folder that may hold nothing else, and what is wrong with it and with a
+    tokenizer beside it."""
     config, problems = _read_config(folder)
-    return config, problems or _read_sizes(config, folder / CONFIG)[1]
+    sizes, more = _read_sizes(config, folder / CONFIG) if config else ({}, [])
+    problems += more
+    if any((folder / name).is_file() for name in TOKENIZERS):
+        problems += tokenizer_problems(folder, sizes.get("vocab_size"))
+    return config, problems
 
 
 def folder_is_complete(folder: Path) -> bool:

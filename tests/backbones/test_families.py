@@ -20,11 +20,11 @@ from support.families import FAMILIES, model_of, save_family
 from torch import Tensor
 
 from accept_llm.backbones.base import Backbone
-from accept_llm.backbones.families import PACKED, PADDED
 from accept_llm.backbones.loading import load_backbone
 from accept_llm.data.batches import IGNORED, Batch
 from accept_llm.errors import RecipeError
 from accept_llm.methods.base import Composed
+from accept_llm.models.families import PACKED, PADDED
 from accept_llm.recipe.model import FolderModel
 
 CASES = [(family, layout) for family in PADDED for layout in ("padded", "packed")]

@@ -13,12 +13,12 @@ from support.families import FAMILIES, NOT_INT8, model_of, page, save_family
 from support.runs import FORKSERVER, ROOT, finish, free_port, recipe_data
 from torch import Tensor
 
-from accept_llm.backbones.families import PADDED
 from accept_llm.backbones.loading import UNSHARDED, load_sharded, load_whole
 from accept_llm.checks import prepare
 from accept_llm.engines.base import open_engine
 from accept_llm.errors import RecipeError
 from accept_llm.methods.base import Composed
+from accept_llm.models.families import PADDED
 from accept_llm.recipe.model import FolderModel
 from accept_llm.recipe.recipe import parse_recipe
 from accept_llm.training.loading import load

@@ -305,6 +305,11 @@ def bart(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "bart"}))
 
 
+def unknown(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "llama9"}))
+
+
 def without(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).unlink()
 
@@ -321,6 +326,7 @@ MODELS = {
         bart,
         "got 'bart', an encoder-decoder; a causal LM or T5 is needed",
     ),
+    "a type of another year": (unknown, "got model_type 'llama9'; allowed: a type that it knows"),
 }
 
 
@@ -329,7 +335,8 @@ def test_models(recipe: Path, tiny_llama: Path, change: Callable, said: str) -> 
     folder = Path(shutil.copytree(tiny_llama, recipe.parent / "model"))
     change(folder)
     outcome = accept_llm("train", recipe, f"model.path={folder}", cwd=recipe.parent)
-    refused(outcome, "model.path: ", said)
+    refused(outcome, "model", said, seconds=TORCH if change is unknown else 4.0)
+    assert "loading the model" not in outcome.out + outcome.err
 
 
 def test_gguf_that_is_cut(recipe: Path) -> None:

@@ -1,6 +1,7 @@
 """The plan against models that are really built, graphs that are really kept, and runs."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,7 +18,6 @@ from support.tiny_models import write_t5
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from accept_llm.backbones import int8, linear
-from accept_llm.backbones.families import PACKED
 from accept_llm.backbones.loading import load_whole
 from accept_llm.checks import Prepared, prepare
 from accept_llm.cli import train as cli
@@ -28,6 +28,7 @@ from accept_llm.engines.base import opened_engine
 from accept_llm.engines.facts import ENGINES, LOCAL
 from accept_llm.errors import RecipeError
 from accept_llm.models import sizes
+from accept_llm.models.families import PACKED
 from accept_llm.models.folder import check_folder
 from accept_llm.models.sizes import read_sizes
 from accept_llm.plan import machine as machines
@@ -338,6 +339,30 @@ def test_a_config_that_cannot_be_used(config_only, change, texts):
     with pytest.raises(RecipeError) as caught:
         plan.make_plan(load_recipe(config_only)[0], gpu_memory=24e9)
     assert all(text in str(caught.value) for text in texts)
+
+
+def test_a_tokenizer_beside_the_config_is_looked_at_as_training_does(tmp_path, tiny_llama):
+    """Or a plan would say "it fits" of what cannot be trained."""
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+    recipe = load_recipe(write_recipe(tmp_path, folder))[0]
+    config = json.loads((folder / "config.json").read_text())
+
+    def refusal() -> str:
+        with pytest.raises(RecipeError) as caught:
+            plan.make_plan(recipe, gpu_memory=24e9)
+        return str(caught.value)
+
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 9}))
+    assert "model.path: " in refusal()
+    assert "embeddings for 9" in refusal()
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert "tokenizer.json is a pointer of Git LFS" in refusal()
+    (folder / "tokenizer.json").write_text('{"version": "1.0", "added_tokens": []}')
+    assert f"the tokenizer in {folder} cannot be read (Exception: Model missing" in refusal()
+    (folder / "tokenizer.json").unlink()
+    (folder / "spiece.model").write_bytes(b"no pieces")
+    assert f"the tokenizer in {folder} cannot be read (RuntimeError: " in refusal()
 
 
 # --- training ---------------------------------------------------------------------------

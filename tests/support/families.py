@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from accept_llm.backbones.families import PACKED, PADDED
+from accept_llm.models.families import PACKED, PADDED
 from accept_llm.models.sizes import GATED, PLAIN
 
 SIZES = {
