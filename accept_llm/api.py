@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from accept_llm.checks import Prepared, prepare_evaluation, prepare_training
 from accept_llm.data.inputs import make_inputs
+from accept_llm.data.splits import SPLITS
 from accept_llm.engines.check import on_swarm
 from accept_llm.engines.facts import ALONE, ENGINES, facts_of
 from accept_llm.errors import Notify, RecipeError, short, silent
@@ -29,7 +30,6 @@ from accept_llm.tasks.base import Example
 Overrides = Mapping[str, Any] | Sequence[str]
 Resume = bool | Literal["changed-data"]
 """Whether to go on with a run, also where its rows have changed."""
-SPLITS = ("train", "validation", "test")
 BATCHES_AT_ONCE = 16
 """Of new inputs, that are sorted by length together; their answers come one such lot at a time."""
 
@@ -150,12 +150,13 @@ def predict(
     run_folder: str | Path,
     inputs: Sequence[str | Mapping[str, Any]],
     *,
+    overrides: Overrides = (),
     peers: Sequence[str] | None = None,
     notify: Notify = silent,
 ) -> list[dict[str, Any]]:
     """Answers for new inputs, each a text (a task of one column) or a mapping of its columns: an
     id, and a label with probabilities, a score or a text."""
-    prepared, engine = prepare_run(run_folder, split=None, peers=peers, notify=notify)
+    prepared, engine = prepare_run(run_folder, overrides, split=None, peers=peers, notify=notify)
     examples = make_inputs(inputs, prepared.task)
     return list(answer(prepared, engine, examples=examples, notify=notify))
 
@@ -172,7 +173,7 @@ def prepare_run(
     where a `split` of them is wanted; with the engine that computes it."""
     if split not in (None, *SPLITS):
         raise RecipeError([f"split: got {split!r}; allowed: {', '.join(SPLITS)}"])
-    recipe, notes = read_run(Path(folder), _texts(overrides))
+    recipe, notes = read_run(Path(folder), _texts(overrides), split=split, remote=bool(peers))
     for note in notes:
         notify(f"note: {note}")
     recipe, engine = on_swarm(recipe, peers)

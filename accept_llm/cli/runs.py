@@ -26,9 +26,10 @@ def evaluate(
     """Score a run's best step again."""
     with plain_errors():
         from accept_llm import api
+        from accept_llm.data.splits import SPLITS
 
-        if split not in api.SPLITS:
-            raise RecipeError([f"--split: got {split!r}; allowed: {', '.join(api.SPLITS)}"])
+        if split not in SPLITS:
+            raise RecipeError([f"--split: got {split!r}; allowed: {', '.join(SPLITS)}"])
         prepared, engine = api.prepare_run(
             run, overrides or (), split=split, peers=peers, notify=_remark
         )
@@ -39,6 +40,7 @@ def evaluate(
 
 def predict(
     run: RunPath,
+    overrides: Overrides = None,
     source: Annotated[
         Path | None, typer.Option("--input", help="Text lines or JSONL; default: standard input.")
     ] = None,
@@ -55,7 +57,9 @@ def predict(
 
         prepared, problems = None, Problems()
         with problems.catch():
-            prepared, engine = api.prepare_run(run, split=None, peers=peers, notify=_remark)
+            prepared, engine = api.prepare_run(
+                run, overrides or (), split=None, peers=peers, notify=_remark
+            )
         with problems.catch():
             check_new(out)
         with problems.catch():

@@ -198,6 +198,8 @@ def _check_columns(path: Path, names: Sequence[str], *, columns: Mapping[str, st
         if times == 0:
             hint = did_you_mean(column, names) or ";"
             allowed = f"the columns of {path}: {join_names(names)}{reminder}"
+            if field == "task.label":  # the rows of a test set may have none
+                allowed += "; rows without labels are answered by `accept-llm predict --input FILE`"
             problems.append(f"{field}: got column {column!r}{hint} allowed: {allowed}")
         elif times > 1:
             got = f"{field}: got column {column!r}, which stands {times} times in {path}"

@@ -1,5 +1,6 @@
 """Examples into training, validation and test splits. It knows no task by name."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from accept_llm.errors import RecipeError
 from accept_llm.recipe.task import BuiltinTask, FileTask, TaskSpec
 from accept_llm.tasks.base import Task, join_names
 
+SPLITS = ("train", "validation", "test")
 CARVED = 1000  # training rows that become validation where a task is large
 
 
@@ -24,14 +26,14 @@ class Splits:
     @property
     def summary(self) -> str:
         """The task's name and the rows of each split, for the eye."""
-        sizes = [f"{len(getattr(self, s))} {s}" for s in ("train", "validation", "test")]
+        sizes = [f"{len(getattr(self, s))} {s}" for s in SPLITS]
         return f"{self.task.name}, {', '.join(sizes)} rows"
 
     @property
     def notes(self) -> list[str]:
         """A line for each split that lacks rows of some of the task's classes."""
         found = []
-        for split in ("train", "validation", "test"):
+        for split in SPLITS:
             seen = {example.label for example in getattr(self, split)}
             absent = [name for i, name in enumerate(self.task.labels) if i not in seen]
             if absent:
@@ -48,8 +50,9 @@ def load_splits(spec: TaskSpec, *, seed: int, task: Task | None = None) -> Split
     - Large tasks: 1,000 training rows so drawn are the validation set, and the official
       validation split is the test set.
     - The quick-start set comes with all three.
-    - Files: without a validation file a fifth of the training rows is set aside; without
-      a test file the validation rows are halved.
+    - Files: without a validation file a fifth of the training rows is set aside, or the share
+      that `validation` names; so is the share that `test` names. Without a test file or a share
+      the validation rows are halved.
 
     Then the limits keep the first rows of each split, and `spec.shots` draws that many of
     the training rows that are left, with `seed`, balanced over the classes. Training rows stay
@@ -62,7 +65,8 @@ def load_splits(spec: TaskSpec, *, seed: int, task: Task | None = None) -> Split
         train, validation, test = _split_builtin(spec, task, read=_reader(spec, task))
     train = train[: spec.train_limit]
     if spec.shots is not None:
-        train = _draw(train, spec.shots, task=task, seed=seed)
+        others = {"validation": validation, "test": test}
+        train = _draw(train, spec.shots, task=task, seed=seed, others=others)
     return Splits(task, train, validation[: spec.validation_limit], test[: spec.test_limit])
 
 
@@ -100,16 +104,23 @@ def _split_builtin(
 
 
 def _split_files(spec: FileTask, read: Reader) -> tuple[Examples, Examples, Examples]:
-    names = [name for name in ("train", "validation", "test") if getattr(spec, name) is not None]
+    names = [name for name in SPLITS if isinstance(getattr(spec, name), str)]
     found = dict(zip(names, _read_all(read, *names), strict=True))
-    train = found["train"]
-    if "validation" not in found:
-        least = 5 if "test" in found else 10
-        if len(train) < least:
-            allowed = f"at least {least} where a fifth is set aside, or a task.validation"
-            raise RecipeError([f"task.train: got {len(train)} row(s); allowed: {allowed}"])
-        train, found["validation"] = _set_aside(train, len(train) // 5, seed=spec.split_seed)
-    if "test" in found:
+    train, halved = found["train"], spec.test is None
+    count = len(train)
+    if spec.validation is None and count < (least := 10 if halved else 5):
+        allowed = f"at least {least} where a fifth is set aside, or a task.validation"
+        raise RecipeError([f"task.train: got {count} row(s); allowed: {allowed}"])
+    shares = {"validation": 0.2 if spec.validation is None else spec.validation, "test": spec.test}
+    for name, share in shares.items():
+        if isinstance(share, float):
+            part, least = round(share * count, 6) // 1, 2 if halved else 1
+            if not least <= part < len(train):
+                allowed = f"a share of at least {least} that leaves some for training"
+                got = f"task.{name}: got {share}, which is {part:.0f} of {count} rows"
+                raise RecipeError([f"{got}; allowed: {allowed}"])
+            train, found[name] = _set_aside(train, int(part), seed=spec.split_seed)
+    if not halved:
         return train, found["validation"], found["test"]
     return train, *_halve(found["validation"], spec.split_seed, name="task.validation")
 
@@ -132,8 +143,11 @@ def _halve(rows: Examples, seed: int, *, name: str) -> tuple[Examples, Examples]
     return [rows[i] for i in order[:half]], [rows[i] for i in order[half:]]
 
 
-def _draw(rows: Examples, shots: int, *, task: Task, seed: int) -> Examples:
-    """`shots` rows, as many of each class; where that leaves a rest, of classes drawn too."""
+def _draw(
+    rows: Examples, shots: int, *, task: Task, seed: int, others: Mapping[str, Examples]
+) -> Examples:
+    """`shots` rows, as many of each class; where that leaves a rest, of classes drawn too. The
+    `others` are the splits where further rows of a class may be."""
     rng = np.random.default_rng(seed)
     if len(rows) < shots:
         allowed = f"at most {len(rows)}, the training rows there are"
@@ -150,9 +164,14 @@ def _draw(rows: Examples, shots: int, *, task: Task, seed: int) -> Examples:
         of_class = [i for i in order if rows[i].label == label]
         chosen += of_class[:count]
         if len(of_class) < count:
+            elsewhere = [
+                f"{sum(row.label == label for row in split)} in {name}"
+                for name, split in others.items()
+            ]
             problems.append(
                 f"task.shots: got {shots}, which needs {count} rows of class "
-                f"{task.labels[label]!r}; allowed: there are {len(of_class)}"
+                f"{task.labels[label]!r}; allowed: {len(of_class)}, those in train "
+                f"({', '.join(elsewhere)})"
             )
     if problems:
         raise RecipeError(problems)

@@ -34,6 +34,15 @@ class _Task(Spec):
     test_limit: Count | None = None
 
 
+def _file_or_share(value: Any) -> Any:
+    if isinstance(value, str) or (isinstance(value, float) and 0 < value < 1):
+        return value
+    raise ValueError("a file, or a share of the training rows between 0 and 1")
+
+
+FileOrShare = Annotated[str | float, BeforeValidator(_file_or_share)]
+
+
 class BuiltinTask(_Task):
     """A task of the table (accept_llm/tasks/table.py)."""
 
@@ -70,10 +79,12 @@ class FileTask(_Task):
     max_length: Count = Task.max_length
     """l: tokens of the input, prompt not counted; also the length of SCAP."""
     train: str
-    validation: str | None = None
-    """Without it, a fifth of the training rows is set aside."""
-    test: str | None = None
-    """Without it, the validation rows are halved into validation and test."""
+    validation: FileOrShare | None = None
+    """Another file, or a share of the training rows (0.1) that is set aside; without it, a fifth of
+    them is."""
+    test: FileOrShare | None = None
+    """Another file, or a share of the training rows; without it, the validation rows are halved
+    into validation and test."""
     text: Annotated[list[Text], Field(min_length=1, max_length=2)]
     """One or two text columns."""
     label: Text

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,13 @@ from accept_llm.storage import home_path
 RECIPE_FILE = "recipe.yaml"
 LOCK = ".lock"
 ADAPTER = "prompt"
-_USED = ("model", "task", "engine", "train.eval_batch_size")
-"""The parts of a recipe that evaluating and predicting read."""
+_EVALUATED = ("model.*", "task.*", "train.eval_batch_size")
+_PREDICTED = ("model.*", "task.max_length", "task.cue", "train.eval_batch_size")
+"""The parts of a recipe that evaluating and predicting read; on a swarm, engine.* too."""
+_ONE_SPLIT = {
+    "task.shots": "train",
+    **{f"task.{split}_limit": split for split in ("train", "validation", "test")},
+}
 
 
 def check_run_folder(recipe: Recipe, *, resume: bool) -> None:
@@ -81,27 +87,32 @@ def _check_writable(folder: Path) -> None:
         raise RecipeError([f"output_dir: got {folder.parent}, but {above} {what}"])
 
 
-def read_run(folder: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, list[str]]:
+def read_run(
+    folder: Path, overrides: Sequence[str] = (), *, split: str | None = None, remote: bool = False
+) -> tuple[Recipe, list[str]]:
     """The recipe of a run folder with changes, the name and place that the folder has now, and
-    notes for the user."""
+    notes for the user; `split` is what is read of its rows, `remote` whether a swarm computes."""
     folder = home_path(folder)
     if not (folder / RECIPE_FILE).is_file():
         what = "has no" if folder.is_dir() else "does not exist; it would have a"
         raise RecipeError([f"run: {folder} {what} {RECIPE_FILE}; allowed: a run folder"])
-    _refuse_idle(overrides)
+    _refuse_idle(overrides, split, remote=remote)
     recipe, notes = load_recipe(folder / RECIPE_FILE, overrides, earlier=True)
     return relocate(recipe, folder), notes
 
 
-def _refuse_idle(overrides: Sequence[str]) -> None:
+def _refuse_idle(overrides: Sequence[str], split: str | None, *, remote: bool) -> None:
     """RecipeError for overrides that change nothing of what an adapter answers, or how."""
+    used = (*(_EVALUATED if split else _PREDICTED), *(["engine.*"] if remote else []))
     problems = Problems()
     for change in parse_overrides(overrides, Problems()):  # others' mistakes are said later
         key = ".".join(change.path)
-        if change.path[0] not in _USED and key not in _USED:
+        idle = _ONE_SPLIT.get(key, split) != split
+        known = any(fnmatchcase(key, part) or f"{key}.*" == part for part in used)
+        if idle or not known:
             got = f"{key}: got {change.text!r}, but an adapter is used as it was trained"
-            allowed = "model.*, task.*, engine.*, train.eval_batch_size"
-            problems.lines.append(f"{got}; allowed: {allowed}")
+            rows = f", on {split} rows" if idle else ""
+            problems.lines.append(f"{got}{rows}; allowed: {', '.join(used)}")
     problems.check()
 
 

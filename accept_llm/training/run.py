@@ -16,6 +16,7 @@ from accept_llm.adapter.card import Card, TaskSection, describe_base
 from accept_llm.backbones.loading import local_shard
 from accept_llm.checks import Prepared
 from accept_llm.data.encoding import Encoded
+from accept_llm.data.splits import SPLITS
 from accept_llm.engines.base import Engine, opened_engine
 from accept_llm.errors import Notify, Problems, RecipeError
 from accept_llm.heads import Head
@@ -34,7 +35,6 @@ from accept_llm.training.signals import Stopped
 from accept_llm.training.state import Origin, digest
 from accept_llm.training.trainer import Output, Trainer
 
-SPLITS = ("train", "validation", "test")
 BUCKETS = {"causal": 1, "seq2seq": 32}  # train.bucket, where a recipe leaves it open
 
 Rows = dict[str, list[Encoded]]

@@ -201,6 +201,28 @@ def test_overrides_without_an_effect_are_refused(run: Run, change: str) -> None:
         api.evaluate(run.folder, [change])
 
 
+@pytest.mark.parametrize(
+    ("change", "split"),
+    [("task.shots=4", "test"), ("task.test_limit=3", "validation"), ("engine.kind=fsdp2", "test")],
+)
+def test_overrides_that_another_split_or_engine_would_have(
+    run: Run, change: str, split: str
+) -> None:
+    with pytest.raises(RecipeError, match=rf"got '{change}', but an adapter is used as it was"):
+        api.evaluate(run.folder, [change], split=split)
+
+
+def test_overrides_of_predict(run: Run) -> None:
+    """A shorter max_length leaves the beginning of a text."""
+    long, short = "the kettle was lovely " + "bad " * 90, "task.max_length=18"
+    whole, cut = (api.predict(run.folder, [long], overrides=o) for o in ([], [short]))
+    assert whole != cut
+    assert run.predicted(long, short) == cut
+    for idle in ("task.test=x.csv", "train.steps=4", "engine.kind=fsdp2"):
+        with pytest.raises(RecipeError, match=r"allowed: model\.\*, task\.max_length, "):
+            api.predict(run.folder, [long], overrides=[idle])
+
+
 def test_a_run_folder_can_be_moved_and_renamed(run: Run, tmp_path: Path) -> None:
     """To names that a recipe would not allow."""
     for name in ("2024", "a: b!"):

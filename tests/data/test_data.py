@@ -1,6 +1,7 @@
 """Where rows come from, how they are split, and what is said about a bad file."""
 
 import itertools
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -111,6 +112,34 @@ def test_files_without_validation_or_test(tmp_path: Path, train: Path) -> None:
     assert sorted(itertools.chain(*everything)) == sorted(f"train:{i}" for i in range(100))
 
 
+def test_a_share_is_set_aside_of_the_training_rows(tmp_path: Path, train: Path) -> None:
+    extra = tmp_path / "extra.jsonl"
+    write_jsonl(extra, reviews(7))
+    own = {"test": str(extra)}
+    assert sizes(load_splits(spec_of(train, validation=0.1, **own), seed=0)) == (90, 10, 7)
+    assert sizes(load_splits(spec_of(train, validation=0.29, **own), seed=0)) == (71, 29, 7)
+    assert sizes(load_splits(spec_of(train, validation=0.1), seed=0)) == (90, 5, 5)
+    assert sizes(load_splits(spec_of(train, test=0.3), seed=0)) == (50, 20, 30)
+    assert sizes(load_splits(spec_of(train, validation=str(extra), test=0.3), seed=0)) == (
+        70,
+        7,
+        30,
+    )
+    both = ids(load_splits(spec_of(train, validation=0.1, test=0.2), seed=0))
+    assert list(map(len, both)) == [70, 10, 20]
+    assert len(set(itertools.chain(*both))) == 100
+
+
+def test_a_share_of_too_little_or_all(train: Path) -> None:
+    [problem] = problems(spec_of(train, validation=0.01))
+    assert problem.startswith("task.validation: got 0.01, which is 1 of 100 rows; allowed: a share")
+    [problem] = problems(spec_of(train, validation=0.5, test=0.5))
+    assert problem.startswith("task.test: got 0.5, which is 50 of 100 rows; allowed: a share of at")
+    for value in (0, 1, 1.5, -0.1, True, []):
+        with pytest.raises(ValueError, match="a file, or a share of the training rows between 0"):
+            spec_of(train, validation=value)
+
+
 def test_files_too_small_to_cut(tmp_path: Path, train: Path) -> None:
     small = tmp_path / "small.jsonl"
     write_jsonl(small, reviews(9))
@@ -180,8 +209,10 @@ def test_too_many_shots(tmp_path: Path, train: Path) -> None:
     rare = tmp_path / "rare.jsonl"
     write_jsonl(rare, [{"text": f"t {i}", "label": int(i == 0)} for i in range(50)])
     [problem] = problems(spec_of(rare, shots=8, validation=str(train)))
-    expected = "task.shots: got 8, which needs 4 rows of class 'good'; allowed: there are 1"
-    assert problem == expected
+    expected = "task.shots: got 8, which needs 4 rows of class 'good'; allowed: 1, those in train"
+    found = re.fullmatch(re.escape(expected) + r" \((\d+) in validation, (\d+) in test\)", problem)
+    assert found
+    assert int(found[1]) + int(found[2]) == 50
 
 
 # --- folders and the Hub ----------------------------------------------------------------

@@ -113,6 +113,11 @@ BROKEN: dict[str, tuple[str, bytes, list[str]]] = {
         b'{"text": "a", "label": 1}\n\n{"text',
         ["cannot be read as JSONL (line 3: "],
     ),
+    "no labels": (
+        "train.csv",
+        b"text\nfine\n",
+        ["task.label: got column 'label'", "without labels are answered by `accept-llm predict"],
+    ),
     "no objects": ("train.jsonl", b'["a", 1]\n', ["row 0 is not an object of columns and values"]),
     "json text": ("train.json", b'[{"text": "a", ', ["cannot be read as JSON ("]),
     "half a character": (
