@@ -12,7 +12,7 @@ import numpy as np
 from accept_llm.storage import atomic_file, say
 from accept_llm.tasks.base import Example
 
-FORMAT = 2
+FORMAT = 3
 LEAST = 2000  # examples that are worth a file
 Rows = list[tuple[list[int], bool]]
 """Token ids of each example, and whether truncation has cut its answer away."""

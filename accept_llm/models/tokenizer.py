@@ -6,6 +6,7 @@ name a class that 4.33 does not know (`TokenizersBackend`), and their tokenizer.
 """
 
 import json
+import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ def load_tokenizer(folder: Path) -> Any:
     if not is_old():
         try:
             # A text that holds "</s>" is a text: its characters, not the token that ends one.
-            return AutoTokenizer.from_pretrained(folder, split_special_tokens=True)
+            found = AutoTokenizer.from_pretrained(folder, split_special_tokens=True)
+            return _without_special_pieces(found)
         except Exception as error:  # of whatever library reads the files
             why = f"{type(error).__name__}: {error}".splitlines()[0]
             message = f"model: the tokenizer in {folder} cannot be read ({why})"
@@ -50,6 +52,26 @@ def load_tokenizer(folder: Path) -> Any:
             ]
         ) from None
     return PreTrainedTokenizerFast(tokenizer_object=backend, **_settings(folder))
+
+
+def _without_special_pieces(tokenizer: Any) -> Any:
+    """Cuts a special token's text behind its first letter, where the model has it as a piece too
+    (T5's has; sentencepiece itself takes none from a text)."""
+    from tokenizers import Regex, pre_tokenizers
+
+    special = dict.fromkeys(tokenizer.all_special_tokens)
+    added = tokenizer.added_tokens_decoder.values()
+    names = list(special | dict.fromkeys(token.content for token in added if token.special))
+    found = tokenizer(names, add_special_tokens=False)["input_ids"] if names else []
+    ids = tokenizer.convert_tokens_to_ids(names)
+    pieces = [n for n, own, i in zip(names, found, ids, strict=True) if i in own and len(n) > 1]
+    if pieces:
+        cuts = "|".join(f"{re.escape(n[0])}(?={re.escape(n[1:])})" for n in pieces)
+        cut = pre_tokenizers.Split(Regex(cuts), "isolated")
+        before = tokenizer.backend_tokenizer.pre_tokenizer
+        both = pre_tokenizers.Sequence([before, cut]) if before else cut
+        tokenizer.backend_tokenizer.pre_tokenizer = both
+    return tokenizer
 
 
 def plain_tokens(tokenizer: Any) -> int:
