@@ -4,8 +4,32 @@ signal it gets when its parent dies.
 
 import ctypes
 import os
+import re
 import signal
 import sys
+
+
+def join_srun() -> None:
+    """Makes this process the rank that it is among the tasks of an `srun` of several: RANK and the
+    like, for torch, from what srun sets. Nothing where another launcher has set them."""
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if tasks == "1" or "RANK" in os.environ:
+        return
+    job, step = (int(os.environ.get(f"SLURM_{x}_ID", "0")) for x in ("JOB", "STEP"))
+    set_by_srun = {
+        "RANK": os.environ["SLURM_PROCID"],
+        "LOCAL_RANK": os.environ["SLURM_LOCALID"],
+        "WORLD_SIZE": tasks,
+    }
+    os.environ |= set_by_srun
+    os.environ.setdefault("MASTER_ADDR", first_host(os.environ["SLURM_STEP_NODELIST"]))
+    os.environ.setdefault("MASTER_PORT", str(20_000 + (31 * job + step) % 10_000))
+
+
+def first_host(nodes: str) -> str:
+    """The first of a list as Slurm writes it: `gpu[03-05,9]-ib,login` -> `gpu03-ib`."""
+    first = re.match(r"([^,\[]*)(?:\[([^],-]*)[^]]*\])?([^,\[]*)", nodes)
+    return "".join(part or "" for part in first.groups()) if first else nodes
 
 
 def wants_cpu() -> bool:

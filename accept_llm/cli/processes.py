@@ -14,12 +14,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from accept_llm.errors import RecipeError
-from accept_llm.ranks import end_with_parent
+from accept_llm.ranks import end_with_parent, join_srun
 
 _WITH_COMMAND = ("accelerate", "accelerate.commands.accelerate_cli", "accelerate_cli")
 _ALONE = ("accelerate-launch", "accelerate.commands.launch")
 HOW = "accelerate launch --num_processes N {} RECIPE (with --cpu on a CPU)"
 MACHINES = "on each of several: --num_machines M --machine_rank R of: {}"
+
+
+def join_launcher() -> None:
+    """Finds out early, before anything is said, that srun has started this process as a rank. Under
+    `srun accelerate launch` it has started accelerate."""
+    if "SLURM_STEP_NUM_TASKS" in os.environ and arguments_of_launch(_parent()) is None:
+        join_srun()
 
 
 def ensure_ranks(engine_kind: str) -> None:
@@ -70,15 +77,20 @@ def run_ranks(count: int) -> int:
 
 def _asked_of_accelerate(kind: str, how: str) -> argparse.Namespace:
     """The arguments of the `accelerate launch` that started this process."""
-    import psutil
-
-    parent = psutil.Process().parent()
-    asked = arguments_of_launch(parent.cmdline() if parent else [])
+    asked = arguments_of_launch(_parent())
     if asked is None:
         raise RecipeError([f"engine: {kind} needs its processes started for it: {how}"])
     from accelerate.commands.launch import launch_command_parser  # it loads torch
 
     return launch_command_parser().parse_args(asked)
+
+
+def _parent() -> list[str]:
+    """The command line that started this process."""
+    import psutil
+
+    parent = psutil.Process().parent()
+    return parent.cmdline() if parent else []
 
 
 def arguments_of_launch(words: Sequence[str]) -> list[str] | None:

@@ -18,7 +18,7 @@ from accept_llm.cli.options import (
     RecipePath,
     Resume,
 )
-from accept_llm.cli.processes import ensure_ranks, run_ranks
+from accept_llm.cli.processes import ensure_ranks, join_launcher, run_ranks
 from accept_llm.engines.facts import ALONE, RANKED, facts_of
 from accept_llm.errors import RecipeError
 from accept_llm.ranks import is_first
@@ -57,6 +57,8 @@ def train_with(
 ) -> None:
     """What `accept-llm train` and the launchers do; the engine is the caller's choice, and so is
     `nproc`, the ranks to start here. Without it a launcher has started them."""
+    if facts_of(engine_kind).has_ranks and not nproc:
+        join_launcher()
     with plain_errors():
         from accept_llm import api
         from accept_llm.recipe.recipe import load_recipe

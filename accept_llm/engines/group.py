@@ -30,7 +30,9 @@ class Group:
         cuda = torch.cuda.is_available() and not wants_cpu()
         self.device = torch.device("cpu")
         if cuda:
-            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+            # srun may show each of its tasks one GPU alone.
+            here = int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
+            self.device = torch.device("cuda", here)
             torch.cuda.set_device(self.device)
         self._open("cpu:gloo,cuda:nccl" if cuda else "gloo")
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()

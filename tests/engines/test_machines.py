@@ -1,5 +1,6 @@
 """Several machines, by accelerate's own flags: two launchers on loopback, and what is refused."""
 
+import os
 import subprocess
 import time
 from argparse import Namespace
@@ -21,6 +22,7 @@ from support.runs import (
 
 from accept_llm.cli.processes import _of_torchrun, arguments_of_launch
 from accept_llm.errors import RecipeError
+from accept_llm.ranks import first_host, join_srun
 
 TRAIN = {"steps": 20, "eval_every": 5, "warmup_steps": 3}
 
@@ -116,6 +118,47 @@ def start_ranks_apart(path: Path, *overrides: str) -> list:
         ranks.append(FORKSERVER.Process(target=run_recipe, args=given))
         ranks[-1].start()
     return ranks
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("login", "login"),
+        ("gpu[03-05,9]", "gpu03"),
+        ("gpu[7,9]-ib,login", "gpu7-ib"),
+        ("a1,b[2-3]", "a1"),
+        ("10.0.0.1", "10.0.0.1"),
+    ],
+)
+def test_the_first_of_slurms_machines(nodes, first):
+    assert first_host(nodes) == first
+
+
+def test_two_tasks_of_srun_equal_one_process(recipe):
+    """By the variables that srun gives each of its tasks, and no other launcher."""
+    ranks = []
+    for rank in range(2):
+        own = {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_STEP_NUM_TASKS": "2"}
+        own |= {"SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": str(os.getpid())}
+        own |= {"SLURM_STEP_ID": "0", "ACCELERATE_USE_CPU": "true"}
+        given = ("fsdp2", str(recipe), ["name=srun"], False, own)
+        ranks.append(FORKSERVER.Process(target=run_recipe, args=given))
+        ranks[-1].start()
+    assert finish(*ranks) == [0, 0]
+    folder = recipe.parent / "runs" / "srun"
+    assert result(folder)["engine"]["ranks"] == 2
+    assert_same_training(folder, trained(recipe, "single"), rel=1e-4)
+
+
+def test_srun_of_one_task_or_with_another_launcher_changes_nothing(monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    join_srun()
+    assert "RANK" not in os.environ
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    monkeypatch.setenv("RANK", "7")
+    join_srun()
+    assert os.environ["RANK"] == "7"
+    assert "MASTER_PORT" not in os.environ
 
 
 REST = ["--cpu", "--num_processes", "2", "launchers/fsdp.py", "launch.yaml"]
