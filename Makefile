@@ -7,6 +7,7 @@ RUNTIME := $(VENV)/.stamp-runtime
 DEV := $(VENV)/.stamp-dev
 TORCH := torch==2.13.0
 PETALS_VENV := .venv-petals
+AUDIT := .venv-audit
 PETALS_BIN := $(PETALS_VENV)/bin
 PETALS := $(PETALS_VENV)/.stamp
 PYTEST := $(BIN)/python -m pytest -q
@@ -26,7 +27,7 @@ $(USES_SHARED): export ACCEPT_MODEL_DIR ?= $(CURDIR)/../shared/models
 endif
 
 .PHONY: help venv petals demo swarm-demo test test-core test-swarm test-slow test-scale check format \
-        bench wheel
+        bench audit wheel
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -86,6 +87,13 @@ format: $(DEV)  ## let the linter and the formatter repair what they can
 
 bench: $(DEV)  ## time and memory of a training step against PEFT (ARGS='--task sst2 --only packed peft')
 	$(BIN)/python -m benchmarks.step $(ARGS)
+
+audit:  ## known vulnerabilities of the pinned packages (pip-audit; needs the network)
+	test -x $(AUDIT)/bin/pip || $(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/pip install -q pip-audit==2.10.1
+	$(AUDIT)/bin/pip-audit --no-deps --disable-pip -r constraints.txt
+	@echo "and the environment of Petals, whose transformers 4.33 is old (docs/security.md):"
+	-$(AUDIT)/bin/pip-audit --no-deps --disable-pip -r requirements-petals.txt
 
 wheel: $(DEV)  ## build dist/accept_llm-*.whl
 	$(BIN)/pip wheel -q . --no-deps -w dist
