@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.tiny_models import save_sentencepiece
 from transformers import AutoTokenizer
 
 from accept_llm.data.answers import label_word_ids
@@ -86,8 +87,8 @@ def test_label_words_are_what_would_come_next(tokenizer, name):
         assert tokenizer.decode([found]).startswith(" ")
 
 
-def test_label_words_of_a_sentencepiece_model(stories):
-    tokenizer = AutoTokenizer.from_pretrained(stories)
+def test_label_words_of_a_sentencepiece_model(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(save_sentencepiece(tmp_path, "llama"))
     ids = label_word_ids(
         LabelWordsHead(kind="label_words"), file_task("bad", "good"), tokenizer=tokenizer
     )

@@ -8,6 +8,7 @@ import pytest
 import torch
 from support.backbones import ANSWERS, CPU, close, gradients, prompt_of
 from support.backbones import answered_batch as batch_of
+from support.tiny_models import save_sentencepiece
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -201,8 +202,8 @@ def test_positions_count_padding(pair):
 # --- the texts of labels ----------------------------------------------------------------
 
 
-def test_answers_of_t5_end_like_its_labels(flan_t5):
-    tokenizer = AutoTokenizer.from_pretrained(flan_t5)
+def test_answers_of_t5_end_like_its_labels(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(save_sentencepiece(tmp_path, "t5"))
     for text in ("yes", "not_equivalent", "3.8", "Saint Bernadette Soubirous"):
         assert (
             list(answer_ids(tokenizer, text, encoder_decoder=True))
@@ -210,8 +211,8 @@ def test_answers_of_t5_end_like_its_labels(flan_t5):
         )
 
 
-def test_answers_of_a_causal_model_go_on_after_a_space(stories):
-    tokenizer = AutoTokenizer.from_pretrained(stories)
+def test_answers_of_a_causal_model_go_on_after_a_space(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(save_sentencepiece(tmp_path, "llama"))
     before = tokenizer("the cat sat. answer:")["input_ids"]
     ids = answer_ids(tokenizer, "on a mat", encoder_decoder=False)
     whole = tokenizer("the cat sat. answer: on a mat")["input_ids"]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.tiny_models import save_sentencepiece
 
 from accept_llm.data.batches import collate, micro_batches
 from accept_llm.data.encoding import Encoded, Encoder, share
@@ -186,22 +187,9 @@ def test_special_tokens_in_a_text_are_text(tokenizer):
 def test_special_tokens_in_a_text_are_the_pieces_that_sentencepiece_has(tmp_path):
     """T5's kind of tokenizer has its special tokens among the pieces that a text is cut into."""
     import sentencepiece
-    from transformers import T5Tokenizer
 
-    (tmp_path / "texts").write_text("the lamp was warm\na cold soup\nwet/dry walks > pad\n" * 20)
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(tmp_path / "texts"),
-        model_prefix=str(tmp_path / "spiece"),
-        vocab_size=40,
-        hard_vocab_limit=False,
-        **{"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1},
-        minloglevel=2,
-    )
+    tokenizer = load_tokenizer(save_sentencepiece(tmp_path, "t5"))
     own = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model"))
-    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
-    T5Tokenizer.from_pretrained(tmp_path, extra_ids=3).save_pretrained(tmp_path / "t5")
-    (tmp_path / "t5/config.json").write_text('{"model_type": "t5"}')
-    tokenizer = load_tokenizer(tmp_path / "t5")
     texts = [
         "the lamp",
         "a </s> cold soup",

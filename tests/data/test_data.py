@@ -9,7 +9,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support.data_files import Rows, builtin, problems, reviews, spec_of, write_jsonl, write_parquet
+from support.data_files import (
+    Rows,
+    builtin,
+    problems,
+    reviews,
+    spec_of,
+    write_jsonl,
+    write_parquet,
+    write_task,
+)
 
 from accept_llm.data.sources import fetch_task, first_examples
 from accept_llm.data.splits import Splits, load_splits
@@ -64,11 +73,23 @@ def test_split_policy_on_real_data(name: str, data_dir: Path) -> None:
     assert train == sorted(train, key=lambda i: int(i.split(":")[1]))
 
 
-def test_the_environment_names_the_folder(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCEPT_DATA_DIR", str(data_dir))
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.hub])
+def test_split_policy(name: str, tmp_path: Path) -> None:
+    """Of a large task 1,000 training rows are the validation set; of a small one its validation
+    rows are halved."""
+    folder = write_task(tmp_path, name, train=1_007, validation=9)
+    splits = load_splits(builtin(name, dir=str(folder)), seed=0)
+    large = TASKS[name].splits == "large"
+    assert sizes(splits) == ((7, 1_000, 9) if large else (1_007, 4, 5))
+    every = {f"train:{i}" for i in range(1_007)} | {f"validation:{i}" for i in range(9)}
+    assert set().union(*ids(splits)) == every
+
+
+def test_the_environment_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCEPT_DATA_DIR", str(write_task(tmp_path, "cb", train=30, validation=8)))
     spec = BuiltinTask(kind="cb")
     assert load_splits(spec, seed=0) == load_splits(spec, seed=1)  # without shots, no seed matters
-    assert sizes(load_splits(spec, seed=0)) == SIZES["cb"]
+    assert sizes(load_splits(spec, seed=0)) == (30, 4, 4)
 
 
 def test_quickstart_tests_on_rows_of_their_own() -> None:
@@ -187,16 +208,17 @@ def test_a_class_without_rows_is_said(tmp_path: Path) -> None:
     ]
 
 
-def test_shots_of_real_tasks(data_dir: Path) -> None:
-    for name, expected in {"cb": [16, 16, 16], "sst2": [24, 24]}.items():
-        spec = builtin(name, dir=str(data_dir), shots=48)
+def test_shots_of_every_kind_of_task(tmp_path: Path) -> None:
+    for name, expected in {"cb": [16, 16, 16], "rte": [24, 24], "stsb": [48]}.items():
+        folder = write_task(tmp_path, name, train=200, validation=8)
+        spec = builtin(name, dir=str(folder), shots=48)
         counts = Counter(e.label for e in load_splits(spec, seed=0).train)
         assert sorted(counts.values()) == expected
-    assert len(load_splits(spec.model_copy(update={"kind": "stsb"}), seed=0).train) == 48
 
 
-def test_shots_of_texts_are_drawn_at_random(data_dir: Path) -> None:
-    spec = builtin("squad", dir=str(data_dir), shots=16, validation_limit=1, test_limit=1)
+def test_shots_of_texts_are_drawn_at_random(tmp_path: Path) -> None:
+    folder = write_task(tmp_path, "squad", train=1_100, validation=5)
+    spec = builtin("squad", dir=str(folder), shots=16, validation_limit=1, test_limit=1)
     first, again, other = (load_splits(spec, seed=s).train for s in (1, 1, 2))
     assert len({e.id for e in first}) == 16
     assert first == again

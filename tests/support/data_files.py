@@ -13,6 +13,8 @@ import pytest
 from accept_llm.data.splits import load_splits
 from accept_llm.errors import RecipeError
 from accept_llm.recipe.task import BuiltinTask, FileTask
+from accept_llm.tasks.table import TASKS
+from support.golden import GOLDEN
 
 Rows = list[dict[str, Any]]
 
@@ -48,6 +50,18 @@ WRITERS: dict[str, Callable[[Path, Rows], None]] = {
     "json": write_json,
     "parquet": write_parquet,
 }
+
+
+def write_task(folder: Path, name: str, **splits: int) -> Path:
+    """<folder>/<name>/<split>.parquet of so many rows, of every class in turn; the folder."""
+    task, (record, _) = TASKS[name], GOLDEN[name]
+    for split, count in splits.items():
+        labels = range(len(task.labels)) if task.labels else [record[task.label_column]]
+        given = (labels[i % len(labels)] for i in range(count))
+        write_parquet(
+            folder / name / f"{split}.parquet", [{**record, task.label_column: x} for x in given]
+        )
+    return folder
 
 
 def spec_of(train: Path, **more: Any) -> FileTask:

@@ -44,6 +44,30 @@ def save_tokenizer(folder: Path) -> int:
     return tokenizer.get_vocab_size()
 
 
+def save_sentencepiece(folder: Path, model_type: str) -> Path:
+    """Trains sentencepiece's own tokenizer of "llama" or "t5" on TEXT, and saves it as transformers
+    does; spiece.model beside it is the original."""
+    import sentencepiece
+    from transformers import LlamaTokenizer, T5Tokenizer
+
+    t5 = model_type == "t5"
+    kind = {"model_type": "unigram", "pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    if not t5:
+        kind = {"model_type": "bpe", "byte_fallback": True, "unk_id": 0, "bos_id": 1, "eos_id": 2}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*TEXT, "wet/dry > 3.8"]),
+        model_prefix=str(folder / ("spiece" if t5 else "tokenizer")),
+        vocab_size=400,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **kind,
+    )
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    tokenizer = (T5Tokenizer if t5 else LlamaTokenizer).from_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def write_t5(folder: Path, **changes: object) -> Path:
     """A random fp32 T5 v1.1 (gated, with an LM head of its own) of two layers a stack, and a
     tokenizer that pads, as T5's does."""
