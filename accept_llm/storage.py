@@ -57,9 +57,10 @@ def cache_dir() -> Path:
     """The folder of converted and downloaded models and of tokenised rows: ACCEPT_CACHE_DIR, else
     accept_llm in the cache folder of the platform (XDG_CACHE_HOME names another)."""
     try:
-        return _named_folder(CACHE_DIR) or (
-            (_named_folder("XDG_CACHE_HOME") or _platform_cache()) / "accept_llm"
-        )
+        xdg = _named_folder("XDG_CACHE_HOME")
+        if xdg and not xdg.is_absolute():  # to be ignored, as its specification says
+            xdg = None
+        return _named_folder(CACHE_DIR) or (xdg or _platform_cache()) / "accept_llm"
     except RuntimeError as error:  # no home folder
         return _spare_cache(str(error))
 

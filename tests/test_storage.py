@@ -147,6 +147,8 @@ def test_the_cache_folder(tmp_path: Path, monkeypatch) -> None:
     for platform, below in (("linux", ".cache"), ("darwin", "Library/Caches")):
         monkeypatch.setattr("sys.platform", platform)
         assert cache_dir() == tmp_path / below / "accept_llm"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert cache_dir() == tmp_path / "Library/Caches/accept_llm"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_dir() == tmp_path / "xdg" / "accept_llm"
     monkeypatch.setenv("ACCEPT_CACHE_DIR", "~/mine")
