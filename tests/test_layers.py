@@ -210,6 +210,7 @@ MOST_PARAMETERS, MOST_POSITIONAL = 6, 2
 PRESCRIBED = {
     "_Linear.forward": "torch.autograd.Function",
     "_Product.forward": "torch.autograd.Function",
+    "_TransposedProduct.forward": "torch.autograd.Function",
     "OneBuffer.__call__": "FSDP2's all-gather",
     "packed_attention": "transformers' AttentionInterface",
     "sees": "FlexAttention's mask_mod",

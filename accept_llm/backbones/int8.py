@@ -54,6 +54,18 @@ class Int8Linear(_Quantised):
         return _Product.apply(x, self.weight, self.scale, self.bias)
 
 
+class Int8Conv1D(_Quantised):
+    """GPT-2's linear layer, whose weight is (inputs, outputs), in 8 bits as it is stored."""
+
+    def __init__(self, like: Any):
+        super().__init__(*like.weight.shape, dtype=like.weight.dtype)
+        self.bias = like.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = _TransposedProduct.apply(x, self.weight, self.scale)
+        return out if self.bias is None else out + self.bias
+
+
 class Int8Embedding(_Quantised):
     """Word embeddings in 8 bits, put in the place of a frozen nn.Embedding."""
 
@@ -76,24 +88,48 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight, scale)
-        wide, parts = _inner(x, len(weight))
-        out = x.new_empty(*x.shape[:-1], len(weight))
-        for part in parts:
-            matrix = dequantise(weight[part], scale[part], dtype=wide.dtype)
-            added = None if bias is None else bias[part].to(wide.dtype)
-            out[..., part] = F.linear(wide, matrix, added)
-        return out
+        return _by_rows(x, weight, scale=scale, bias=bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         weight, scale = ctx.saved_tensors
-        wide, parts = _inner(grad, len(weight))
-        total: Tensor | None = None
-        for part in parts:
-            product = wide[..., part] @ dequantise(weight[part], scale[part], dtype=wide.dtype)
-            total = product if total is None else total.add_(product)
-        assert total is not None
-        return total.to(grad.dtype), None, None, None
+        return _by_columns(grad, weight, scale=scale), None, None, None
+
+
+class _TransposedProduct(torch.autograd.Function):
+    """x W with the dequantised weight."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, scale)
+        return _by_columns(x, weight, scale=scale)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        weight, scale = ctx.saved_tensors
+        return _by_rows(grad, weight, scale=scale), None, None
+
+
+def _by_rows(x: Tensor, weight: Tensor, *, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + bias: (..., width) -> (..., n)."""
+    wide, parts = _inner(x, len(weight))
+    out = x.new_empty(*x.shape[:-1], len(weight))
+    for part in parts:
+        matrix = dequantise(weight[part], scale[part], dtype=wide.dtype)
+        added = None if bias is None else bias[part].to(wide.dtype)
+        out[..., part] = F.linear(wide, matrix, added)
+    return out
+
+
+def _by_columns(x: Tensor, weight: Tensor, *, scale: Tensor) -> Tensor:
+    """x W: (..., n) -> (..., width)."""
+    wide, parts = _inner(x, len(weight))
+    total: Tensor | None = None
+    for part in parts:
+        product = wide[..., part] @ dequantise(weight[part], scale[part], dtype=wide.dtype)
+        total = product if total is None else total.add_(product)
+    assert total is not None
+    return total.to(x.dtype)
 
 
 def _inner(x: Tensor, rows: int) -> tuple[Tensor, list[slice]]:
@@ -142,13 +178,21 @@ def use_int8(lm: Any) -> None:
         for name, child in list(parent.named_children()):
             if child in made:
                 setattr(parent, name, made[child])
-            elif child is words or _is_linear(child):
-                new = Int8Embedding(child) if child is words else Int8Linear(child)
+            elif new := _int8_of(child, is_words=child is words):
                 twin = twins.setdefault(child.weight, new)
                 new.weight, new.scale = twin.weight, twin.scale
                 made[child] = new
                 setattr(parent, name, new)
     _refuse_others(lm)
+
+
+def _int8_of(module: Any, *, is_words: bool) -> _Quantised | None:
+    """An empty 8-bit module for the place of another; None for one that stays."""
+    if is_words:
+        return Int8Embedding(module)
+    if _is_linear(module):
+        return Int8Linear(module)
+    return Int8Conv1D(module) if type(module).__name__ == "Conv1D" else None
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -8,13 +8,13 @@ import torch
 from support.runs import finish, metrics, start, write_recipe
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers.pytorch_utils import Conv1D
 
 from accept_llm.backbones import int8
-from accept_llm.backbones.int8 import Int8Embedding, Int8Linear, group_of
+from accept_llm.backbones.int8 import Int8Conv1D, Int8Embedding, Int8Linear, group_of
 from accept_llm.backbones.linear import needs_fp32
 from accept_llm.backbones.loading import load_whole
-from accept_llm.errors import RecipeError
 from accept_llm.models.folder import ModelInfo, check_folder
 from benchmarks.perplexity import both
 
@@ -35,9 +35,10 @@ def by_hand(weight: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def filled(layer: nn.Linear | nn.Embedding) -> Int8Linear | Int8Embedding:
+def filled(layer: nn.Linear | nn.Embedding | Conv1D) -> Int8Linear | Int8Embedding | Int8Conv1D:
     weight = layer.weight.detach()
-    made = Int8Embedding(layer) if isinstance(layer, nn.Embedding) else Int8Linear(layer)
+    kinds = {nn.Embedding: Int8Embedding, nn.Linear: Int8Linear, Conv1D: Int8Conv1D}
+    made = kinds[type(layer)](layer)
     made.weight = nn.Parameter(torch.empty(weight.shape, dtype=torch.int8), False)
     made.scale = nn.Parameter(torch.empty(made.scale.shape, dtype=weight.dtype), False)
 
@@ -72,6 +73,23 @@ def test_a_linear_layer(monkeypatch, dtype, width, bias):
     for ours, theirs in ((got, want), (gradient, exact)):
         assert ours.dtype == dtype
         assert (ours - theirs).norm() <= limit * theirs.norm()
+
+
+@pytest.mark.parametrize("width", [128, 33])
+def test_a_layer_that_stores_its_weight_the_other_way(monkeypatch, width):
+    """GPT-2's Conv1D: its weight is (inputs, outputs)."""
+    monkeypatch.setattr(int8, "ROWS", 8)
+    torch.manual_seed(0)
+    layer = Conv1D(width, 21).requires_grad_(False)  # 21 inputs
+    layer.bias.normal_()
+    used = by_hand(layer.weight)
+    x = torch.randn(2, 3, 21).requires_grad_()
+    weights = torch.randn(2, 3, width)
+    got = filled(layer)(x)
+    (gradient,) = torch.autograd.grad((got * weights).sum(), x)
+    want = x.detach().double() @ used + layer.bias.double()
+    for ours, theirs in ((got, want), (gradient, weights.double() @ used.T)):
+        assert (ours - theirs).norm() <= 1e-6 * theirs.norm()
 
 
 def test_word_embeddings():
@@ -110,21 +128,6 @@ def test_a_whole_model_is_that_of_its_rounded_weights(request, model):
     assert (got - want).norm() <= 1e-5 * want.norm()
     left = {name for name, p in ours.named_parameters() if p.dtype != torch.int8 and p.ndim > 1}
     assert {name.split(".")[-1] for name in left if "relative_attention" not in name} == {"scale"}
-
-
-def test_a_model_without_linear_layers_is_refused(tmp_path, tiny_llama):
-    """GPT-2's are transposed (Conv1D)."""
-    for file in tiny_llama.glob("tokenizer*"):
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=400)).save_pretrained(
-        tmp_path
-    )
-    with pytest.raises(
-        RecipeError, match=r"model.quantization: got 'int8'; GPT2LMHeadModel has .*Conv1D"
-    ):
-        load_whole(
-            info_of(tmp_path), dtype="fp32", layout="padded", device=CPU, quantization="int8"
-        )
 
 
 @pytest.mark.parametrize("weights", ["bnb-int8", "bnb-nf4"])

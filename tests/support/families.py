@@ -71,7 +71,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 """Families that accept_llm does not name."""
 
-NOT_INT8 = ("gpt2", "granitemoe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
+NOT_INT8 = ("granitemoe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
 """Families whose matrices are not all linear layers."""
 
 PAGE = """# Model families
