@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from accept_llm.models.tokenizer_files import reading
 from accept_llm.recipe.task import TaskSpec
 from accept_llm.tasks.base import Example, Task
 
@@ -51,18 +52,19 @@ def measure(
 
 def count_tokens(texts: Sequence[str], folder: Path) -> list[int] | None:
     """Tokens of each text, special ones included; None where no tokenizer is there that can be
-    read without transformers."""
-    if (folder / "tokenizer.json").is_file():
-        from tokenizers import Tokenizer
+    read without transformers. RecipeError for one that is damaged."""
+    with reading(folder):
+        if (folder / "tokenizer.json").is_file():
+            from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return [len(encoding.ids) for encoding in tokenizer.encode_batch(list(texts))]
-    for name in ("tokenizer.model", "spiece.model"):
-        if (folder / name).is_file():
-            from sentencepiece import SentencePieceProcessor
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+            return [len(encoding.ids) for encoding in tokenizer.encode_batch(list(texts))]
+        for name in ("tokenizer.model", "spiece.model"):
+            if (folder / name).is_file():
+                from sentencepiece import SentencePieceProcessor
 
-            pieces = SentencePieceProcessor(model_file=str(folder / name))
-            return [len(ids) + 1 for ids in pieces.encode(list(texts))]
+                pieces = SentencePieceProcessor(model_file=str(folder / name))
+                return [len(ids) + 1 for ids in pieces.encode(list(texts))]
     return None
