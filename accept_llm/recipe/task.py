@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from accept_llm.recipe.types import Count, Size, Spec
+from accept_llm.recipe.types import Count, PathText, Size, Spec
 from accept_llm.tasks.base import AnswerKind, Task, nfc
 from accept_llm.tasks.table import TASKS
 
@@ -38,7 +38,7 @@ class BuiltinTask(_Task):
     """A task of the table (accept_llm/tasks/table.py)."""
 
     kind: TaskName
-    dir: str | None = None
+    dir: PathText | None = None
     """Folder with <task>/{train,validation,test}.parquet; else ACCEPT_DATA_DIR, else the Hub."""
     # A factory, so that the schema names no default: it is the task's.
     max_length: Count = Field(default_factory=lambda: Task.max_length)
@@ -69,10 +69,10 @@ class FileTask(_Task):
     kind: Literal["file"]
     max_length: Count = Task.max_length
     """l: tokens of the input, prompt not counted; also the length of SCAP."""
-    train: str
-    validation: str | None = None
+    train: PathText
+    validation: PathText | None = None
     """Without it, a fifth of the training rows is set aside."""
-    test: str | None = None
+    test: PathText | None = None
     """Without it, the validation rows are halved into validation and test."""
     text: Annotated[list[Text], Field(min_length=1, max_length=2)]
     """One or two text columns."""
