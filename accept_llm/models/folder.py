@@ -220,11 +220,16 @@ def weight_files(folder: Path) -> tuple[tuple[Path, ...], list[str]]:
 
 def _indexed_files(folder: Path) -> tuple[tuple[Path, ...], list[str]]:
     try:
-        names = read_json(folder / INDEX).get("weight_map")
+        index = read_json(folder / INDEX)
     except ValueError as error:
         return (), [str(error)]
+    names, notes = index.get("weight_map"), index.get("metadata")
     if not isinstance(names, dict) or not names:
         return (), [f"{folder / INDEX} has no weight_map"]
+    if not isinstance(notes, dict):
+        return (), [
+            f"{folder / INDEX} has metadata {short(notes)}; needed: a mapping, such as {{}}"
+        ]
     foreign = [name for name in names.values() if not isinstance(name, str) or "/" in name]
     if foreign:
         got = f"{folder / INDEX} names {short(foreign[0])} in its weight_map"

@@ -47,7 +47,7 @@ def run_cases(
 ) -> list[str]:
     """What went wrong in the cases of a sort; the folders of the others are removed."""
     recipes = Recipes(world, seed, count=max(numbers) + 1) if sort == "recipes" else None
-    found, codes = [], Counter[tuple[str, int]]()
+    found, codes, seconds = [], Counter[tuple[str, int]](), 0.0
     for number in numbers:
         own = folder / f"{sort}-{seed}-{number}"
         own.mkdir()
@@ -57,6 +57,7 @@ def run_cases(
             before = contents(own)
             ended = server.run(command, own, given=case.given)
             codes[command[0], ended.code] += 1
+            seconds += ended.cpu_seconds
             lines = broken_rules(case, command, ended, folder=own, before=before)
             wrong += [f"{command[0]}: {line}" for line in lines]
             wrong += [ended.err[-1500:]] if lines else []
@@ -65,7 +66,7 @@ def run_cases(
             found.append("\n    ".join((f"{how}: {describe(case)}", *wrong, f"kept: {own}")))
         else:
             shutil.rmtree(own)
-    print(f"{sort}: {dict(sorted(codes.items()))}")
+    print(f"{sort}: {dict(sorted(codes.items()))}, {seconds:.0f} s of CPU time")
     return found
 
 

@@ -120,8 +120,17 @@ def test_weights_that_are_no_numbers(
 def test_an_index_that_names_no_file(llama: Path, name: Any) -> None:
     (llama / "model.safetensors").unlink()
     index = llama / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {"a": "b.safetensors", "c": name}}))
+    names = {"a": "b.safetensors", "c": name}
+    index.write_text(json.dumps({"metadata": {}, "weight_map": names}))
     assert "in its weight_map; needed: files beside it" in refused(llama)
+
+
+@pytest.mark.parametrize("notes", [0, None, "x"])
+def test_an_index_without_its_notes(llama: Path, notes: Any) -> None:
+    (llama / "model.safetensors").unlink()
+    index = llama / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": notes, "weight_map": {"a": "b.safetensors"}}))
+    assert "index.json has metadata " in refused(llama)
 
 
 @pytest.mark.parametrize("longest", ["many", [512], 0, -1, {}])
