@@ -184,10 +184,11 @@ def score_split(
     prepared: Prepared, engine: str, *, split: str, notify: Notify = silent
 ) -> dict[str, float]:
     """The scores of a prepared run's adapter."""
-    from accept_llm.training.evaluate import score
+    from accept_llm.training.evaluate import check_finite, score
 
     with _loaded(prepared, engine, notify=notify) as predicted:
         rows, found = predicted(getattr(prepared.rows, split))
+        check_finite(found, losses=True)
         return score(prepared.task, rows, predictions=found)
 
 
@@ -195,12 +196,13 @@ def answer(
     prepared: Prepared, engine: str, *, examples: Sequence[Example], notify: Notify = silent
 ) -> Iterator[dict[str, Any]]:
     """The answers of a prepared run's adapter to some examples, as they come."""
-    from accept_llm.training.evaluate import as_json
+    from accept_llm.training.evaluate import as_json, check_finite
 
     size = prepared.recipe.train.eval_batch_size * BATCHES_AT_ONCE
     with _loaded(prepared, engine, notify=notify) as predicted:
         for start in range(0, len(examples), size):
             _, found = predicted(examples[start : start + size])
+            check_finite(found, losses=False)
             yield from (as_json(prepared.task, prediction) for prediction in found)
 
 

@@ -15,7 +15,8 @@ from accept_llm.engines.facts import facts_of
 from accept_llm.errors import Problems, RecipeError
 from accept_llm.models.families import check_type
 from accept_llm.models.find import inspect_model
-from accept_llm.models.folder import ModelInfo, read_shapes
+from accept_llm.models.folder import ModelInfo
+from accept_llm.models.headers import read_shapes
 from accept_llm.recipe.budget import Shape
 from accept_llm.recipe.head import HEAD_SPECS
 from accept_llm.recipe.method import read_shape

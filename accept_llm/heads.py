@@ -3,7 +3,7 @@ and its decision: a trainable linear layer, one word per label, the likelihood o
 texts, or a text that the model generates.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any, ClassVar
@@ -82,6 +82,11 @@ class Head(nn.Module):
         section = create_model(cls.__name__, __config__=STRICT, **fields)
         return cls(**parse_section(section, given, where=where).model_dump())
 
+    def card_problems(self, *, hidden: int, vocabulary: int, classes: int) -> Iterator[str]:
+        """A line for each argument that a model of such sizes, or a task of so many classes, cannot
+        have; it begins with the argument's name."""
+        return iter(())
+
     def losses(self, backbone: Backbone, batch: Batch, *, prompt: Composed) -> Tensor:
         """(B,), differentiable in the prompt."""
         return self.outcome(backbone, batch, prompt=prompt).losses
@@ -93,6 +98,11 @@ class Head(nn.Module):
     def targets(self, row: Encoded) -> int:
         """How many terms a row's loss sums up; the loss of a batch is the mean over them all."""
         return 1
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text that the head has for a label; 0 where it has none."""
+        return 0
 
     def answers(self, tokenizer: Any, *, encoder_decoder: bool) -> Answers | None:
         """Gives the tokens that the model is trained to say for a label; None where it needs no
@@ -144,6 +154,12 @@ class LinearHead(_ScoreHead):
         bias = self.linear.bias is not None
         return {"hidden": hidden, "classes": 0 if self.is_score else classes, "bias": bias}
 
+    def card_problems(self, *, hidden: int, vocabulary: int, classes: int) -> Iterator[str]:
+        ours = self.arguments()
+        for name, wanted in (("hidden", hidden), ("classes", classes)):
+            if ours[name] != wanted:
+                yield f"{name}: got {ours[name]}; allowed: {wanted}, that of model and task"
+
     def scores(self, read: Tensor) -> Tensor:
         out = self.linear(read.float())
         return out.squeeze(-1) if self.is_score else out
@@ -166,6 +182,12 @@ class LabelWords(_ScoreHead):
 
     def arguments(self) -> dict[str, Any]:
         return {"token_ids": self.token_ids.tolist()}
+
+    def card_problems(self, *, hidden: int, vocabulary: int, classes: int) -> Iterator[str]:
+        ids = self.token_ids.tolist()
+        if len(ids) != classes:
+            yield f"token_ids: got {len(ids)} of them; allowed: one for each of {classes} labels"
+        yield from _foreign_tokens("token_ids", ids, vocabulary=vocabulary)
 
     def scores(self, read: Tensor) -> Tensor:
         return read[:, self.token_ids].float()
@@ -201,8 +223,21 @@ class Choice(_AnswerHead):
             label_texts(spec, setting.task, tokenizer=setting.tokenizer, encoder_decoder=decoder)
         )
 
+    @property
+    def longest(self) -> int:
+        return max(map(len, self.choices))
+
     def arguments(self) -> dict[str, Any]:
         return {"choices": [list(choice) for choice in self.choices]}
+
+    def card_problems(self, *, hidden: int, vocabulary: int, classes: int) -> Iterator[str]:
+        if len(self.choices) != classes or not all(self.choices):
+            got = (
+                f"choices: got {len(self.choices)} of {[len(c) for c in self.choices][:20]} tokens"
+            )
+            yield f"{got}; allowed: at least one token for each of {classes} labels"
+        ids = [token for choice in self.choices for token in choice]
+        yield from _foreign_tokens("choices", ids, vocabulary=vocabulary)
 
     def answers(self, tokenizer: Any, *, encoder_decoder: bool) -> Answers:
         return lambda label: self.choices[label]  # type: ignore[index]
@@ -238,6 +273,9 @@ class Generate(_AnswerHead):
     def arguments(self) -> dict[str, Any]:
         how = self.generation
         return {"max_new_tokens": how.limit, "num_beams": how.beams, "end": how.end}
+
+    def card_problems(self, *, hidden: int, vocabulary: int, classes: int) -> Iterator[str]:
+        yield from _foreign_tokens("end", [self.generation.end], vocabulary=vocabulary)
 
     def answers(self, tokenizer: Any, *, encoder_decoder: bool) -> Answers:
         """An answer that is longer than the model may generate is truncated; it has no end then."""
@@ -276,6 +314,12 @@ def head_from_card(card: Mapping[str, Any], *, where: str = "head.") -> Head:
     if not isinstance(kind, str) or kind not in HEADS:
         raise RecipeError([f"{where}kind: got {kind!r}; allowed: {', '.join(HEADS)}"])
     return HEADS[kind].from_card(card, where=where)
+
+
+def _foreign_tokens(name: str, ids: Sequence[int], *, vocabulary: int) -> Iterator[str]:
+    foreign = [token for token in ids if token >= vocabulary]
+    if foreign:
+        yield f"{name}: got token {foreign[0]}; allowed: 0 to {vocabulary - 1}, those of the model"
 
 
 def _check_end(kind: str, tokenizer: Any) -> None:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from accept_llm.errors import RecipeError
 from accept_llm.models.folder import ModelInfo, fingerprint
 from accept_llm.models.tokenizer_files import TOKENIZERS
+from accept_llm.recipe.budget import PromptShape
 from accept_llm.recipe.messages import parse_section
 from accept_llm.recipe.method import read_shape
 from accept_llm.recipe.model import ModelSpec
@@ -93,7 +94,7 @@ def read_card(folder: Path) -> Card:
     where = f"adapter: {path} is damaged: "
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise RecipeError([f"{where}not JSON ({error})"]) from None
     if not isinstance(data, dict) or "format_version" not in data:
         raise RecipeError([f"{where}format_version: missing; it must be given"])
@@ -105,7 +106,11 @@ def read_card(folder: Path) -> Card:
     data = _of_format_1(data) if version == 1 else data
     # Prompts have a scale since format 3; without one they are read as they were.
     card = parse_section(Card, {**data, "format_version": FORMAT}, where=where)
-    read_shape(card.method, where=f"{where}method.")
+    shape = read_shape(card.method, where=f"{where}method.")
+    hidden = card.model.hidden_size
+    if isinstance(shape, PromptShape) and shape.hidden != hidden:
+        got = f"{where}method.hidden: got {shape.hidden}"
+        raise RecipeError([f"{got}; allowed: {hidden}, as model.hidden_size says"])
     return card
 
 

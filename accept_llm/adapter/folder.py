@@ -4,11 +4,11 @@ logits there. Owns the files; what prompt.json says is in card.py.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from accept_llm.adapter.card import CARD, Card, read_card
 from accept_llm.errors import RecipeError
@@ -18,6 +18,7 @@ from accept_llm.methods.table import method_from_card
 from accept_llm.storage import atomic_folder, home_path, write_json
 
 METHOD, HEAD = "prompt.safetensors", "head.safetensors"
+SHOWN = 5  # wrong tensors listed in an error
 
 
 @dataclass(frozen=True)
@@ -53,22 +54,53 @@ def load(folder: str | Path) -> Adapter:
     folder = home_path(folder)
     card = read_card(folder)
     where = f"adapter: {folder / CARD} is damaged: "
-    method = method_from_card(card.method, where=f"{where}method.")
-    head = head_from_card(card.head, where=f"{where}head.")
-    for module, name in ((method, METHOD), (head, HEAD)):
-        if module.state_dict():
-            _load_tensors(module, folder / name)
+
+    def build() -> tuple[Method, Head]:
+        method = method_from_card(card.method, where=f"{where}method.")
+        head = head_from_card(card.head, where=f"{where}head.")
+        return method, head
+
+    with torch.device("meta"):  # nothing is allocated for sizes that the files do not have
+        method, head = build()
+    tensors = [
+        _read_tensors(folder / name, made=module.state_dict())
+        for module, name in ((method, METHOD), (head, HEAD))
+    ]
+    method, head = build()
+    for module, found in zip((method, head), tensors, strict=True):
+        module.load_state_dict(found)
+    sizes = card.model
+    lines = head.card_problems(
+        hidden=sizes.hidden_size, vocabulary=sizes.vocab_size, classes=len(card.task.labels)
+    )
+    problems = [f"{where}head.{line}" for line in lines]
+    if problems:
+        raise RecipeError(problems)
     return Adapter(method, head, card)
 
 
 load_prompt = load  # its name of before there were other methods than prompts
 
 
-def _load_tensors(module: nn.Module, path: Path) -> None:
+def _read_tensors(path: Path, *, made: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file, which must be those that prompt.json makes; {} where it makes none."""
+    if not made:
+        return {}
+    where = f"adapter: {path.parent} is damaged or incomplete: {path.name}: "
     try:
-        tensors: dict[str, Any] = load_file(path)
-        module.load_state_dict(tensors)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        what = " ".join(str(error).split())[:300]
-        message = f"adapter: {path.parent} is damaged or incomplete: {path.name}: {what}"
-        raise RecipeError([message]) from None
+        found = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RecipeError([f"{where}{' '.join(str(error).split())[:300]}"]) from None
+    wrong = [f"no {name}" for name in made if name not in found]
+    wrong += [f"{name[:80]!r} is not of this adapter" for name in found if name not in made]
+    for name, tensor in found.items():
+        form, wanted = (
+            f"{str(x.dtype)[6:]} {list(x.shape)}" for x in (tensor, made.get(name, tensor))
+        )
+        if form != wanted:
+            wrong.append(f"{name} is {form}, but {CARD} makes it {wanted}")
+        elif not tensor.isfinite().all():
+            wrong.append(f"{name} has numbers that are not finite")
+    if wrong:
+        raise RecipeError([f"{where}{line}" for line in wrong[:SHOWN]])
+    return found

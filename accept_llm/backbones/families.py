@@ -2,14 +2,14 @@
 
 import torch
 
-from accept_llm.backbones.base import Layout
+from accept_llm.backbones.base import Backbone, Layout
 from accept_llm.backbones.causal import CausalBackbone
 from accept_llm.data.batches import collate
 from accept_llm.data.encoding import Encoded
 from accept_llm.errors import RecipeError
 from accept_llm.methods.base import Composed
 from accept_llm.models.families import PACKED, PADDED, read_config
-from accept_llm.models.folder import ModelInfo
+from accept_llm.models.folder import CONFIG, ModelInfo
 
 NEAR = 0.05
 """The part of the reference that rounding in bf16 may change; misreading changes about all."""
@@ -65,6 +65,23 @@ def check_held(backbone: CausalBackbone, info: ModelInfo, *, device: torch.devic
         if not (got - want).norm() <= NEAR * want.norm():
             why = f"its {reads} of a text in a batch are not those of the text alone"
             raise _refusal(info, why)
+
+
+@torch.no_grad()
+def check_computes(backbone: Backbone, info: ModelInfo, *, device: torch.device) -> None:
+    """Reads a short text: RecipeError where values of a config make the model fail, or weights make
+    states of it that are no numbers. Sharded, it is a collective."""
+    tokens = tuple(min(token, info.vocab_size - 1) for token in (3, 4, 5))
+    batch = collate([Encoded("0", tokens, 0)]).to(device)
+    try:
+        states = backbone(batch, Composed(None, None), reads="states")
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a family's own code raises
+        raise _refusal(info, f"{type(error).__name__}: {error}") from error
+    if not states.isfinite().all():
+        got = f"model: {info.folder}: its states of a text are not finite"
+        raise RecipeError([f"{got}; allowed: weights and a {CONFIG} that are whole"])
 
 
 def _refusal(info: ModelInfo, why: str) -> RecipeError:

@@ -2,7 +2,7 @@
 an engine has cut the parameters up.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,18 +17,19 @@ from torch.utils.checkpoint import checkpoint
 from accept_llm.backbones.base import Backbone, Layout
 from accept_llm.backbones.causal import CausalBackbone, CausalRoot
 from accept_llm.backbones.compiled import compile_parts
-from accept_llm.backbones.families import check_held
+from accept_llm.backbones.empty import auto_class, make_empty
+from accept_llm.backbones.families import check_computes, check_held
 from accept_llm.backbones.int8 import fill_int8, use_int8
 from accept_llm.backbones.linear import needs_fp32, with_fp32_products
 from accept_llm.backbones.names import ModelCheckpoint
 from accept_llm.backbones.seq2seq import Seq2SeqBackbone, Seq2SeqRoot
 from accept_llm.backbones.slices import Checkpoint
 from accept_llm.errors import RecipeError
-from accept_llm.models.families import read_config
-from accept_llm.models.folder import ModelInfo
+from accept_llm.models.folder import CONFIG, ModelInfo
 from accept_llm.recipe.model import ModelSpec, Quantization
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+SHOWN = 5  # wrong weights listed in an error
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ def load_backbone(
         checkpoint_blocks(lm)
     if isinstance(backbone, CausalBackbone):
         check_held(backbone, info, device=device)
+    if not spec.compile:
+        check_computes(backbone, info, device=device)
     return backbone
 
 
@@ -90,11 +93,17 @@ def load_whole(
             quantization=quantization,
         )
     more = _bitsandbytes(quantization, DTYPES[dtype], device=device) if quantization else {}
+    make_empty(info, DTYPES[dtype])  # shows what is wrong with the config
     with _without_adapter(info) as folder:
-        loaded: Any = _auto_class(info).from_pretrained(
-            folder, dtype=DTYPES[dtype], output_loading_info=True, **more
+        loaded: Any = auto_class(info).from_pretrained(
+            *(folder,),
+            dtype=DTYPES[dtype],
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are said below, with the file's shape
+            **more,
         )
     lm, report = loaded
+    _refuse_shapes(info, [tuple(found) for found in report["mismatched_keys"]])
     _refuse_missing(
         lm, info, missing=report["missing_keys"]
     )  # transformers would draw them at random
@@ -113,12 +122,7 @@ def load_sharded(
     """Built without memory, cut up, then filled: every rank reads only its own slices of the
     files, and quantises them itself."""
     assert quantization in (None, "int8"), quantization  # others: engines/check.py
-    from accelerate import init_empty_weights
-
-    config = read_config(info)
-    # Buffers (rotary frequencies) are made for real: no checkpoint holds them.
-    with init_empty_weights(include_buffers=False):
-        lm = _auto_class(info).from_config(config, dtype=DTYPES[dtype])
+    lm = make_empty(info, DTYPES[dtype])
     checkpoint = ModelCheckpoint(Checkpoint(info.files), lm)
     _refuse_missing(lm, info, missing=_tie(lm, checkpoint))
     if quantization == "int8":
@@ -182,12 +186,6 @@ def _layers(lm: Any) -> list[nn.Module]:
     if lm.config.is_encoder_decoder:
         return [part for block in blocks for part in block.layer]
     return blocks
-
-
-def _auto_class(info: ModelInfo) -> Any:
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
-    return AutoModelForSeq2SeqLM if info.architecture == "seq2seq" else AutoModelForCausalLM
 
 
 def _root(lm: Any, info: ModelInfo) -> nn.Module:
@@ -271,12 +269,7 @@ def _fill(lm: nn.Module, info: ModelInfo, *, checkpoint: ModelCheckpoint) -> Non
         shape = checkpoint.shape(name)
         made = tuple(getattr(tensor, "ds_shape", tensor.shape))
         if shape != made:
-            raise RecipeError(
-                [
-                    f"model: {info.folder} has {name} as {list(shape)}, but its config.json makes "
-                    f"it {list(made)}; they must agree"
-                ]
-            )
+            _refuse_shapes(info, [(name, shape, made)])
         scale = tensors.get(name.removesuffix("weight") + "scale")
         piece = getattr(tensor, "ds_tensor", None)
         if piece is not None:
@@ -314,6 +307,20 @@ def _own_rows(tensor: Tensor) -> tuple[int, Tensor]:
     start = min(len(tensor), mesh.get_local_rank(last) * most)
     assert len(local) == min(most, len(tensor) - start), (local.shape, tensor.shape, start)
     return start, local
+
+
+def _refuse_shapes(
+    info: ModelInfo, wrong: Sequence[tuple[str, Sequence[int], Sequence[int]]]
+) -> None:
+    """RecipeError for weights, each with its shape in the file and in the model."""
+    if wrong:
+        raise RecipeError(
+            [
+                f"model: {info.folder} has {name} as {list(stored)}, but its {CONFIG} makes it "
+                f"{list(made)}; they must agree"
+                for name, stored, made in sorted(wrong)[:SHOWN]
+            ]
+        )
 
 
 def _refuse_missing(lm: nn.Module, info: ModelInfo, *, missing: Iterable[str]) -> None:

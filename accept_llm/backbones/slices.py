@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from accept_llm.errors import RecipeError
-from accept_llm.models.folder import StoredTensor, read_header
+from accept_llm.models.headers import StoredTensor, read_header
 
 CHUNK = 8 << 20  # bytes on the way where a tensor cannot be filled directly
 DTYPES = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from accept_llm.errors import RecipeError
+from accept_llm.errors import RecipeError, short
 from accept_llm.ranks import is_first, is_first_here
 
 if TYPE_CHECKING:
@@ -27,6 +27,13 @@ def plain_errors() -> Iterator[None]:
     except RecipeError as error:
         complain(str(error))
         raise typer.Exit(2) from None
+    except OSError as error:  # a path that cannot be looked at: no permission, too long a name
+        complain(_of_system(error))
+        raise typer.Exit(2) from None
+
+
+def _of_system(error: OSError) -> str:
+    return f"{error.strerror or error}: {short(error.filename) if error.filename else 'the output'}"
 
 
 def complain(text: str) -> None:
@@ -68,7 +75,7 @@ def running() -> Iterator[None]:
         complain(str(error))
         raise typer.Exit(1) from None
     except OSError as error:
-        complain(f"{error.strerror or error}: {error.filename or 'the output'}")
+        complain(_of_system(error))
         raise typer.Exit(1) from None
 
 

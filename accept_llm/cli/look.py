@@ -20,13 +20,14 @@ def validate(paths: Annotated[list[Path], typer.Argument(help="Recipes.")]) -> N
     from accept_llm.recipe.recipe import load_recipe
 
     failed = False
-    for path in paths:
-        try:
-            load_recipe(path)
-            print(f"{path}: ok")
-        except RecipeError as error:
-            failed = True
-            complain(str(error))
+    with plain_errors():
+        for path in paths:
+            try:
+                load_recipe(path)
+                print(f"{path}: ok")
+            except RecipeError as error:
+                failed = True
+                complain(str(error))
     if failed:
         raise typer.Exit(2)
 
@@ -120,14 +121,16 @@ def plan(
     path: RecipePath,
     overrides: Overrides = None,
     gpus: Annotated[
-        int | None, typer.Option(min=1, help="Ranks: GPUs, or processes on a CPU.")
+        int | None, typer.Option(min=1, max=10**6, help="Ranks: GPUs, or processes on a CPU.")
     ] = None,
     gpu_memory: Annotated[
-        float | None, typer.Option(min=0.1, help="GB of each GPU; default: what this machine has.")
+        float | None,
+        typer.Option(min=0.1, max=1e6, help="GB of each GPU; default: what this machine has."),
     ] = None,
     engine: Annotated[str | None, typer.Option(help=", ".join(LOCAL))] = None,
     rate: Annotated[
-        float | None, typer.Option(min=1e-6, help="TFLOP/s of a device, for the time of a step.")
+        float | None,
+        typer.Option(min=1e-6, max=1e9, help="TFLOP/s of a device, for the time of a step."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in bytes.")] = False,
 ) -> None:

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from accept_llm.data.readers import kind_of_file, loads, read_rows
+from accept_llm.data.readers import kind_of_file, loads, read_bytes, read_rows
 from accept_llm.errors import RecipeError, did_you_mean, short
-from accept_llm.tasks.base import Example, Label, Task, nfc
+from accept_llm.tasks.base import Example, Label, Task, join_names, nfc
 
 T = TypeVar("T")
 TABLES = (".csv", ".tsv", ".json", ".parquet")
@@ -20,18 +20,19 @@ SHOWN = 5  # bad lines listed in an error
 
 def read_inputs(source: Path | None, task: Task) -> list[Example]:
     """The examples of a file, or of standard input: CSV, TSV, JSON and Parquet as they are read to
-    train, others line by line; RecipeError as in `read_rows` and `parse_inputs`."""
+    train, others line by line, also gzipped; RecipeError as in `read_rows` and `parse_inputs`."""
     if source is not None and kind_of_file(source) in TABLES:
         rows = read_rows(source, field="--input", columns=dict.fromkeys(task.columns, "--input"))
         return make_inputs(rows, task)
     try:
-        data = sys.stdin.buffer.read() if source is None else source.read_bytes()
+        data = sys.stdin.buffer.read() if source is None else read_bytes(source)
         text = data.decode("utf-8-sig")
-    except OSError as error:
-        raise RecipeError([f"--input: cannot read {source} ({error.strerror})"]) from None
     except UnicodeDecodeError as error:
         name = source or "standard input"
         raise RecipeError([f"--input: {name} is not UTF-8 text (at byte {error.start})"]) from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise RecipeError([f"--input: cannot read {source} ({why})"]) from None
     return parse_inputs(text, task)
 
 
@@ -104,7 +105,9 @@ def _check_columns(record: Mapping[str, Any], task: Task) -> None:
     for name in task.columns:
         if name not in record:
             hint = did_you_mean(name, list(record)) or ";"
-            raise ValueError(f"no key {name!r}{hint} the line has: {', '.join(record) or 'none'}")
+            raise ValueError(
+                f"no key {name!r}{hint} the line has: {join_names(list(record)) or 'none'}"
+            )
 
 
 def check_new(out: Path | None) -> None:

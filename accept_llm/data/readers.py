@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,9 +23,19 @@ SWALLOWED = 3
 """Lines that are one quoted text though each looks like a row: a quotation mark is not closed."""
 
 
-def _text(path: Path) -> str:
+def read_bytes(path: Path) -> bytes:
+    """What is in a file, or in a gzipped one; ValueError where that is cut or damaged."""
     data = path.read_bytes()
-    return (gzip.decompress(data) if path.suffix.lower() == GZ else data).decode("utf-8-sig")
+    if path.suffix.lower() != GZ:
+        return data
+    try:
+        return gzip.decompress(data)
+    except (EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"it is not gzip, or cut or damaged: {error}") from None
+
+
+def _text(path: Path) -> str:
+    return read_bytes(path).decode("utf-8-sig")
 
 
 # Python's reader and not pyarrow's: it is strict about quotation marks, and knows the line.
@@ -74,14 +85,33 @@ def _tsv(path: Path, wanted: Sequence[str]) -> Read:
 
 
 def _parquet(path: Path, wanted: Sequence[str], *, count: int | None = None) -> Read:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
-        stored = file.schema_arrow.names
-        names = [nfc(name) for name in stored]
-        present = [old for old, name in zip(stored, names, strict=True) if name in wanted]
-        rows = file.read(columns=present)[:count].to_pylist() if present else []
-    return names, [{nfc(name): value for name, value in row.items()} for row in rows]
+    try:
+        with pq.ParquetFile(path) as file:
+            stored = file.schema_arrow.names
+            names = [nfc(name) for name in stored]
+            present = [old for old, name in zip(stored, names, strict=True) if name in wanted]
+            table = file.read(columns=present)[:count] if present else None
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from None
+    if table is None:
+        return names, []
+    kept = [nfc(name) for name in table.column_names]
+    found = [_values(column, name) for name, column in zip(kept, table.columns, strict=True)]
+    return names, [dict(zip(kept, row, strict=True)) for row in zip(*found, strict=True)]
+
+
+def _values(column: Any, name: str) -> list[Any]:
+    """A column's values as Python has them; ValueError for those that it cannot have, such as times
+    after the year 9999 or of a zone that is not known."""
+    import pyarrow as pa
+
+    try:
+        return column.to_pylist()
+    except (pa.ArrowException, LookupError, OverflowError, ValueError) as error:
+        raise ValueError(f"column {name!r} of type {column.type}: {error}") from None
 
 
 def _jsonl(path: Path, wanted: Sequence[str]) -> Read:
@@ -158,7 +188,7 @@ def read_rows(
     try:
         read = partial(_parquet, count=count) if kind == ".parquet" else READERS[kind]
         names, rows = read(path, list(columns))
-    except (EOFError, OSError, ValueError) as error:  # pyarrow's errors are OSErrors or ValueErrors
+    except (OSError, ValueError) as error:
         why = str(error).strip().split("\n")[0]
         got = f"{field}: got {path}, which cannot be read as {kind[1:].upper()} ({why})"
         raise RecipeError([f"{got}; allowed: a whole file of its kind, in UTF-8"]) from None
@@ -173,8 +203,10 @@ def read_rows(
 def kind_of_file(path: Path) -> str:
     """The suffix that says how a file is read: .csv of x.csv and of x.csv.gz."""
     suffix = path.suffix.lower()
+    if suffix != GZ:
+        return suffix
     inner = path.with_suffix("").suffix.lower()
-    return inner if suffix == GZ and inner != ".parquet" else suffix
+    return inner if inner != ".parquet" else suffix
 
 
 def count_rows(path: Path) -> int:

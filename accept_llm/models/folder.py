@@ -6,15 +6,15 @@ recipes nor where a folder came from.
 """
 
 import hashlib
-import json
-import struct
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
-from accept_llm.errors import did_you_mean
+from accept_llm.errors import did_you_mean, short
+from accept_llm.models.headers import read_header, read_shapes
 from accept_llm.models.tokenizer_files import TOKENIZERS, tokenizer_problems
 from accept_llm.recipe.budget import LinearSize
 from accept_llm.storage import read_json
@@ -48,7 +48,6 @@ _EMBEDDINGS = (
     *("word_embeddings.weight", "embed_in.weight"),
 )
 _NEEDED = "a causal LM or T5 is needed"
-_LONGEST_HEADER = 100_000_000  # the format's own limit
 
 
 @dataclass(frozen=True)
@@ -93,9 +92,8 @@ def check_folder(folder: Path) -> tuple[ModelInfo | None, list[str]]:
     sizes, more = _read_sizes(config, folder / CONFIG) if config else ({}, [])
     problems += more
     problems += tokenizer_problems(folder, sizes.get("vocab_size"))
-    if sizes.get("model_type") in SEQ2SEQ and config.get("decoder_start_token_id") is None:
-        todo = "the token that a decoder begins with (T5's is 0) must be in it"
-        problems.append(f"{folder / CONFIG} has no decoder_start_token_id; {todo}")
+    if sizes.get("model_type") in SEQ2SEQ:
+        problems += [f"{folder / CONFIG} {line}" for line in _t5_problems(config, sizes)]
     files, more = weight_files(folder)
     problems += more
     shapes: dict[str, list[int]] = {}
@@ -106,6 +104,7 @@ def check_folder(folder: Path) -> tuple[ModelInfo | None, list[str]]:
             problems.append(str(error))
     if not any("word_embed_proj_dim" in line for line in problems):
         problems += _embedding_problems(shapes, sizes)
+    problems += _layer_problems(shapes, sizes, config=config)
     if problems:
         return None, problems
     linears = linear_sizes(shapes, sizes["model_type"])
@@ -175,6 +174,25 @@ def _read_sizes(config: dict[str, Any], path: Path) -> tuple[dict[str, Any], lis
     return sizes, problems
 
 
+def _t5_problems(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> Iterator[str]:
+    """What a decoder and relative positions need of a config."""
+    start, vocabulary = config.get("decoder_start_token_id"), sizes.get("vocab_size") or 2**31
+    if start is None:
+        todo = "the token that a decoder begins with (T5's is 0) must be in it"
+        yield f"has no decoder_start_token_id; {todo}"
+    elif type(start) is not int or not 0 <= start < vocabulary:
+        needed = f"a token from 0 to {vocabulary - 1}"
+        yield f"has decoder_start_token_id {short(start)}; needed: {needed}"
+    buckets = config.get("relative_attention_num_buckets", 32)
+    if type(buckets) is not int or buckets < 4:
+        yield f"has relative_attention_num_buckets {short(buckets)}; needed: a whole number from 4"
+        return
+    most = config.get("relative_attention_max_distance", 128)
+    if type(most) is not int or most <= buckets // 2:
+        needed = f"a whole number above {buckets // 2}, half the buckets"
+        yield f"has relative_attention_max_distance {short(most)}; needed: {needed}"
+
+
 def _positive(config: dict[str, Any], names: Sequence[str]) -> int | None:
     for name in names:
         value = config.get(name)
@@ -207,12 +225,21 @@ def weight_files(folder: Path) -> tuple[tuple[Path, ...], list[str]]:
 
 def _indexed_files(folder: Path) -> tuple[tuple[Path, ...], list[str]]:
     try:
-        names = read_json(folder / INDEX).get("weight_map")
+        index = read_json(folder / INDEX)
     except ValueError as error:
         return (), [str(error)]
+    names, notes = index.get("weight_map"), index.get("metadata")
     if not isinstance(names, dict) or not names:
         return (), [f"{folder / INDEX} has no weight_map"]
-    files = [folder / str(name) for name in sorted(set(names.values()))]
+    if not isinstance(notes, dict):
+        return (), [
+            f"{folder / INDEX} has metadata {short(notes)}; needed: a mapping, such as {{}}"
+        ]
+    foreign = [name for name in names.values() if not isinstance(name, str) or "/" in name]
+    if foreign:
+        got = f"{folder / INDEX} names {short(foreign[0])} in its weight_map"
+        return (), [f"{got}; needed: files beside it"]
+    files = [folder / name for name in sorted(set(names.values()))]
     missing = [path.name for path in files if not path.is_file()]
     problems = []
     if missing:
@@ -221,30 +248,6 @@ def _indexed_files(folder: Path) -> tuple[tuple[Path, ...], list[str]]:
             f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}); copy them as well"
         )
     return tuple(path for path in files if path.is_file()), problems
-
-
-def read_shapes(file: Path) -> dict[str, list[int]]:
-    """Tensor name -> shape, from the header; ValueError when the file is cut or garbage."""
-    size = file.stat().st_size
-    damaged = f"{file} is cut or damaged: {size} bytes"
-    again = "copy or download it again"
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= _LONGEST_HEADER:
-            raise ValueError(f"{damaged}, no safetensors header; {again}")
-        if 8 + length > size:
-            raise ValueError(f"{damaged}, at least {8 + length} needed; {again}")
-        header = stream.read(length)
-    try:
-        tensors = {k: v for k, v in json.loads(header).items() if k != "__metadata__"}
-        end = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
-        shapes = {name: list(entry["shape"]) for name, entry in tensors.items()}
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
-        raise ValueError(f"{damaged}, its header is not safetensors JSON; {again}") from None
-    if 8 + length + end != size:
-        raise ValueError(f"{damaged}, {8 + length + end} needed; {again}")
-    return shapes
 
 
 _NOT_LINEAR = ("embed", "wte.", "wpe.", "shared.", "relative_attention_bias", "lm_head")
@@ -266,32 +269,8 @@ def linear_sizes(shapes: Mapping[str, Sequence[int]], model_type: str) -> tuple[
 def _by_number(name: str) -> list[tuple[bool, int, str]]:
     """Sorts layers.2 before layers.10."""
     parts = name.split(".")
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """The place of a tensor: its file, and where in it the tensor begins."""
-
-    file: Path
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    """Of its first byte in the file."""
-
-
-def read_header(file: Path) -> dict[str, StoredTensor]:
-    """8 bytes of length, then JSON; the offsets of the tensors count from its end."""
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(length))
-    header.pop("__metadata__", None)
-    return {
-        name: StoredTensor(
-            file, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0]
-        )
-        for name, entry in header.items()
-    }
+    numbers = [int(part) if part.isdecimal() and len(part) < 10 else -1 for part in parts]
+    return [(n >= 0, max(n, 0), part) for n, part in zip(numbers, parts, strict=True)]
 
 
 def fingerprint(files: Sequence[Path]) -> str:
@@ -331,6 +310,28 @@ def _embedding_problems(shapes: dict[str, list[int]], sizes: dict[str, Any]) -> 
         for name, shape in shapes.items()
         if name.endswith(_EMBEDDINGS) and shape != config
     ]
+
+
+_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d{1,9})\.")
+
+
+def _layer_problems(
+    shapes: Mapping[str, Any], sizes: Mapping[str, Any], *, config: Mapping[str, Any]
+) -> Iterator[str]:
+    """Lines where the config has more layers than the weights, or leaves some of them out. Names
+    without a number count for nothing, and neither do the layers that predict further tokens."""
+    if not sizes.get("layers") or config.get("num_nextn_predict_layers"):
+        return
+    stacks = {"": sizes["layers"]}
+    if sizes["model_type"] in SEQ2SEQ:
+        decoder = config.get("num_decoder_layers")
+        stacks = {"encoder.": sizes["layers"], "decoder.": decoder or sizes["layers"]}
+    for stack, said in stacks.items():
+        numbers = [_LAYER.search(name) for name in shapes if name.startswith(stack)]
+        found = max((int(number[1]) for number in numbers if number), default=-1) + 1
+        if found and said != found:
+            what = f"{CONFIG} says {short(said)} {stack.strip('.') or 'hidden'} layers"
+            yield f"{what}, and the weights have {found}; they must agree"
 
 
 def closest(name: str, folder: Path) -> str:

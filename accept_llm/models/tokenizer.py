@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from accept_llm.errors import RecipeError
+from accept_llm.models.tokenizer_files import reading, too_many_tokens
 from accept_llm.storage import read_json
 
 TOKENIZER = "tokenizer.json"
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
+TEXTS = ("A text, 1 of 2.", "é")  # which every tokenizer must read
 _SPACE = "▁"
 _TWO = "^▁▁"
 
@@ -30,14 +32,10 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     if not is_old():
-        try:
+        with reading(folder):
             # A text that holds "</s>" is a text: its characters, not the token that ends one.
             found = AutoTokenizer.from_pretrained(folder, split_special_tokens=True)
             return _without_special_pieces(found)
-        except Exception as error:  # of whatever library reads the files
-            why = f"{type(error).__name__}: {error}".splitlines()[0]
-            message = f"model: the tokenizer in {folder} cannot be read ({why})"
-            raise RecipeError([f"{message}; allowed: one as transformers saves it"]) from None
     if not (folder / TOKENIZER).is_file():
         return _one_space_first(AutoTokenizer.from_pretrained(folder))
     from tokenizers import Tokenizer
@@ -72,6 +70,22 @@ def _without_special_pieces(tokenizer: Any) -> Any:
         both = pre_tokenizers.Sequence([before, cut]) if before else cut
         tokenizer.backend_tokenizer.pre_tokenizer = both
     return tokenizer
+
+
+def check_tokens(tokenizer: Any, folder: Path, *, vocabulary: int) -> None:
+    """RecipeError where a tokenizer cannot make tokens of a text, or makes some that a model of so
+    many embeddings does not have, the one that ends a text too."""
+    with reading(folder):
+        ids = [i for text in tokenizer(list(TEXTS))["input_ids"] for i in text]
+    largest = {"a text": max(ids, default=0), "eos_token": tokenizer.eos_token_id or 0}
+    problems = [
+        f"{folder} has token {token} for {name}, and embeddings for {vocabulary}; needed: one each"
+        for name, token in largest.items()
+        if token >= vocabulary
+    ]
+    problems += too_many_tokens(folder, plain_tokens(tokenizer), vocabulary=vocabulary)
+    if problems:
+        raise RecipeError([f"model: {line}" for line in problems])
 
 
 def plain_tokens(tokenizer: Any) -> int:

@@ -1,8 +1,11 @@
 """What the files of a tokenizer must be, read without the library that reads them to tokenise."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from accept_llm.errors import RecipeError, short
 from accept_llm.storage import read_json
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
@@ -27,7 +30,16 @@ def tokenizer_problems(folder: Path, vocabulary: int | None) -> list[str]:
     except (AttributeError, TypeError, ValueError):
         what = "tokenizer.json and tokenizer_config.json are not as transformers writes them"
         return [f"{folder}: {what}; copy or download them again"]
-    return too_many_tokens(folder, tokens, vocabulary=vocabulary)
+    return _setting_problems(folder) + too_many_tokens(folder, tokens, vocabulary=vocabulary)
+
+
+def _setting_problems(folder: Path) -> list[str]:
+    """What no library checks in tokenizer_config.json, and every call of a tokenizer reads."""
+    path = folder / "tokenizer_config.json"
+    longest = read_json(path).get("model_max_length") if path.is_file() else None
+    if longest is None or (isinstance(longest, int | float) and longest > 0):
+        return []
+    return [f"{path}: model_max_length: got {short(longest)}; needed: a number above 0, or none"]
 
 
 def too_many_tokens(folder: Path, tokens: int, *, vocabulary: int | None) -> list[str]:
@@ -36,6 +48,19 @@ def too_many_tokens(folder: Path, tokens: int, *, vocabulary: int | None) -> lis
         return []
     got = f"{folder} has a tokenizer of {tokens} tokens, and embeddings for {vocabulary}"
     return [f"{got}; needed: one each (resize_token_embeddings, then save_pretrained, makes them)"]
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """What a library raises that reads the tokenizer of a folder, or uses it, as a RecipeError."""
+    try:
+        yield
+    except RecipeError:
+        raise
+    except Exception as error:  # tokenizers raises plain Exceptions, others whatever they like
+        why = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        message = f"model: the tokenizer in {folder} cannot be read ({why})"
+        raise RecipeError([f"{message}; allowed: one as transformers saves it"]) from None
 
 
 def _problem(path: Path) -> str | None:

@@ -3,11 +3,11 @@ so that neither torch nor transformers is loaded.
 """
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from accept_llm.errors import RecipeError
+from accept_llm.models.tokenizer_files import reading
 from accept_llm.recipe.task import TaskSpec
 from accept_llm.tasks.base import Example, Task
 
@@ -52,37 +52,19 @@ def measure(
 
 def count_tokens(texts: Sequence[str], folder: Path) -> list[int] | None:
     """Tokens of each text, special ones included; None where no tokenizer is there that can be
-    read without transformers. RecipeError for one that its library cannot read."""
-    count = next((COUNTS[name] for name in COUNTS if (folder / name).is_file()), None)
-    if count is None:
-        return None
-    try:
-        return count(list(texts), folder)
-    except Exception as error:  # tokenizers raises plain Exception
-        why = f"{type(error).__name__}: {error}".splitlines()[0]
-        message = f"model: the tokenizer in {folder} cannot be read ({why})"
-        raise RecipeError([f"{message}; allowed: one as transformers saves it"]) from None
+    read without transformers. RecipeError for one that is damaged."""
+    with reading(folder):
+        if (folder / "tokenizer.json").is_file():
+            from tokenizers import Tokenizer
 
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+            return [len(encoding.ids) for encoding in tokenizer.encode_batch(list(texts))]
+        for name in ("tokenizer.model", "spiece.model"):
+            if (folder / name).is_file():
+                from sentencepiece import SentencePieceProcessor
 
-def _by_tokenizers(texts: list[str], folder: Path) -> list[int]:
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
-
-
-def _by_sentencepiece(texts: list[str], folder: Path) -> list[int]:
-    from sentencepiece import SentencePieceProcessor
-
-    name = next(name for name in SENTENCEPIECE if (folder / name).is_file())
-    pieces = SentencePieceProcessor(model_file=str(folder / name))
-    return [len(ids) + 1 for ids in pieces.encode(texts)]
-
-
-SENTENCEPIECE = ("tokenizer.model", "spiece.model")
-COUNTS: dict[str, Callable[[list[str], Path], list[int]]] = {
-    "tokenizer.json": _by_tokenizers,
-    **dict.fromkeys(SENTENCEPIECE, _by_sentencepiece),
-}
+                pieces = SentencePieceProcessor(model_file=str(folder / name))
+                return [len(ids) + 1 for ids in pieces.encode(list(texts))]
+    return None

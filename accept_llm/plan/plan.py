@@ -220,7 +220,8 @@ def _answer(subject: Subject) -> int:
 
 
 def _disk(folder: Path | None, sizes: Sizes, *, work: Work) -> float:
-    stored = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder else 0
+    files = [file for file in folder.glob("*.safetensors") if file.is_file()] if folder else []
+    stored = sum(file.stat().st_size for file in files)
     run = 4 * work.trained * 7  # the best adapter twice; prompt, gradients' moments, and a spare
     tokens = work.lengths.rows * work.lengths.mean * 4
     return (stored or 2.0 * sizes.parameters) + run + tokens

@@ -5,6 +5,7 @@ tokens has r*d + r*n*K parameters (eq. 7), and r is the largest that stays withi
 no torch.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -65,6 +66,10 @@ class Shape:
         token of a decoder's, because of modules inside the frozen model."""
         return 0, 0
 
+    def problems(self) -> Iterator[str]:
+        """A line for each size of a card that contradicts another."""
+        return iter(())
+
 
 @dataclass(frozen=True)
 class PromptShape(Shape):
@@ -94,6 +99,15 @@ class PromptShape(Shape):
     @property
     def composed(self) -> int:
         return self.length + (self.positions if self.added or self.rank else 0)
+
+    def problems(self) -> Iterator[str]:
+        parts = (("prepended", self.prepended, self.length), ("added", self.added, self.positions))
+        for name, part, tokens in parts:
+            if part and (part.tokens, part.hidden) != (tokens, self.hidden):
+                got = f"{name}: got {part.tokens} tokens of width {part.hidden}"
+                yield f"{got}; allowed: {tokens} of width {self.hidden}, as the rest says"
+            if part and part.subspaces > part.hidden:
+                yield f"{name}.subspaces: got {part.subspaces}; allowed: at most {part.hidden}"
 
 
 @dataclass(frozen=True)

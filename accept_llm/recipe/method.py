@@ -313,6 +313,9 @@ def read_shape(card: Mapping[str, Any], *, where: str = "method.") -> Shape:
         raise RecipeError([f"{got}; allowed: {', '.join(METHOD_SPECS)}"])
     sizes = {name: value for name, value in card.items() if name != "kind"}
     shape = parse_section(known.shape_class, sizes, where=where)
+    problems = [f"{where}{line}" for line in shape.problems()]
+    if problems:
+        raise RecipeError(problems)
     if isinstance(shape, PromptShape):
         theirs = "dept" if shape.rank else "accept" if shape.prepended or shape.added else "pt"
         if card["kind"] != theirs:

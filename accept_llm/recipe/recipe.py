@@ -20,9 +20,14 @@ from accept_llm.recipe.messages import describe, drop_foreign_keys
 from accept_llm.recipe.method import METHOD_SPECS, BaseMethod, MethodSpec
 from accept_llm.recipe.model import ModelSpec
 from accept_llm.recipe.task import FileTask, TaskSpec
-from accept_llm.recipe.text import apply_override, parse_overrides, read_mapping
+from accept_llm.recipe.text import (
+    apply_override,
+    half_characters,
+    parse_overrides,
+    read_mapping,
+)
 from accept_llm.recipe.train import HEAD, HEAD_RATE, Train, fill_groups
-from accept_llm.recipe.types import Name, Spec
+from accept_llm.recipe.types import Name, PathText, Spec
 from accept_llm.recipe.upgrade import KEPT_SCALE, keep_scale, upgrade
 from accept_llm.storage import home_path
 
@@ -32,7 +37,7 @@ class Recipe(Spec):
 
     name: Name
     """The run folder is <output_dir>/<name>; without it, the recipe's file name."""
-    output_dir: str = "runs"
+    output_dir: PathText = "runs"
     model: ModelSpec
     task: TaskSpec
     method: MethodSpec
@@ -117,6 +122,9 @@ _SCALE = ("method", "scale")
 
 def parse_recipe(data: dict[str, Any], *, source: str = "recipe") -> Recipe:
     """Checks a mapping; raises RecipeError with every problem at once."""
+    halves = list(half_characters(data))
+    if halves:
+        raise RecipeError(halves, source=source)
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:

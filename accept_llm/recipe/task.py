@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from accept_llm.recipe.types import Count, Size, Spec
+from accept_llm.recipe.types import Count, PathText, Size, Spec
 from accept_llm.tasks.base import AnswerKind, Task, nfc
 from accept_llm.tasks.table import TASKS
 
@@ -40,14 +40,14 @@ def _file_or_share(value: Any) -> Any:
     raise ValueError("a file, or a share of the training rows between 0 and 1")
 
 
-FileOrShare = Annotated[str | float, BeforeValidator(_file_or_share)]
+FileOrShare = Annotated[PathText | float, BeforeValidator(_file_or_share)]
 
 
 class BuiltinTask(_Task):
     """A task of the table (accept_llm/tasks/table.py)."""
 
     kind: TaskName
-    dir: str | None = None
+    dir: PathText | None = None
     """Folder with <task>/{train,validation,test}.parquet; else ACCEPT_DATA_DIR, else the Hub."""
     # A factory, so that the schema names no default: it is the task's.
     max_length: Count = Field(default_factory=lambda: Task.max_length)
@@ -78,7 +78,7 @@ class FileTask(_Task):
     kind: Literal["file"]
     max_length: Count = Task.max_length
     """l: tokens of the input, prompt not counted; also the length of SCAP."""
-    train: str
+    train: PathText
     validation: FileOrShare | None = None
     """Another file, or a share of the training rows (0.1) that is set aside; without it, a fifth of
     them is."""

@@ -88,6 +88,25 @@ def _find_doubled(node: Any, path: tuple[str, ...], *, seen: set[int]) -> Iterat
         yield from _find_doubled(value, (*path, name), seen=seen)
 
 
+def half_characters(data: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+    """A line for each text, key or value, that UTF-8 cannot hold: no file, tokenizer or console can
+    either. YAML makes such texts of escapes."""
+    if isinstance(data, str):
+        try:
+            data.encode()
+        except UnicodeEncodeError as error:
+            what = f"half a character (a lone surrogate) at {error.start}"
+            yield f"{'.'.join(path)}: got {data[:40]!a}, with {what}; allowed: text"
+    elif isinstance(data, list):
+        for number, item in enumerate(data):
+            yield from half_characters(item, (*path, str(number)))
+    elif isinstance(data, dict):
+        for key, value in data.items():
+            name = str(key).encode("ascii", "backslashreplace").decode()
+            yield from half_characters(key, (*path, name))
+            yield from half_characters(value, (*path, name))
+
+
 # --- overrides --------------------------------------------------------------------------
 
 

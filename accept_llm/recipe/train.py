@@ -17,7 +17,7 @@ from accept_llm.recipe.types import Count, Positive, Rate, Size, Spec
 HEAD = "head"  # the group of the head's parameters
 HEAD_RATE = 1e-3
 
-_NUMBER = {"type": "number", "minimum": 0}
+_NUMBER = {"type": "number", "minimum": 0, "maximum": 1e6}
 
 
 def _number_or_groups(value: Any) -> Any:
@@ -27,7 +27,8 @@ def _number_or_groups(value: Any) -> Any:
     try:
         TypeAdapter(Rate).validate_python(value)
     except ValidationError:
-        raise ValueError("a number of at least 0, or a mapping of groups to such") from None
+        allowed = "a number of at least 0, or a mapping of groups to such; none above 1e6"
+        raise ValueError(allowed) from None
     return {}
 
 
@@ -52,6 +53,7 @@ def fill_groups(given: Any, defaults: Mapping[str, float]) -> Any:
 
 
 BATCH_SIZE = 32
+LARGEST_BUCKET = 10_000_000  # examples that are drawn and sorted together
 
 
 class Train(Spec):
@@ -112,4 +114,8 @@ class Train(Spec):
             raise ValueError(
                 f"micro_batch_size: got {micro}; allowed: at most train.batch_size ({self.size})"
             )
+        if self.bucket is not None and self.bucket * (self.batch_size or 1) > LARGEST_BUCKET:
+            most = max(1, LARGEST_BUCKET // (self.batch_size or 1))
+            what = f"at most {most} of such batches, {LARGEST_BUCKET:,} examples"
+            raise ValueError(f"bucket: got {self.bucket}; allowed: {what}")
         return self

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def _no_bool(value: Any) -> Any:
@@ -17,9 +17,24 @@ LARGEST = 2**31 - 1  # torch and numpy take no larger ones everywhere
 Count = Annotated[int, Field(ge=1, le=LARGEST), _NoBool]
 Size = Annotated[int, Field(ge=0, le=LARGEST), _NoBool]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), _NoBool]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False), _NoBool]
+# More than any optimizer's step survives; torch cannot take the largest floats at all.
+Rate = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False), _NoBool]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-Name = Annotated[str, Field(pattern=NAME)]
+Name = Annotated[str, Field(pattern=NAME, max_length=200)]
+LONGEST_NAME, LONGEST_PATH = 255, 4000  # bytes that Linux takes, with room for what lies below
+
+
+def _possible(path: str) -> str:
+    """A path that an operating system can look for."""
+    names = [name.encode("utf-8", "surrogatepass") for name in path.split("/")]
+    if "\0" in path or max(map(len, names)) > LONGEST_NAME or len(path) > LONGEST_PATH:
+        limits = f"{LONGEST_NAME} bytes a name, {LONGEST_PATH} in all"
+        raise ValueError(f"a path without null characters, of at most {limits}")
+    return path
+
+
+PathText = Annotated[str, AfterValidator(_possible)]
+"""A file or a folder; whether it is there, others look."""
 
 
 class Spec(BaseModel):

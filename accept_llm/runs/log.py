@@ -125,7 +125,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines):
         try:
             found.append(json.loads(line))
-        except ValueError:
+        except (RecursionError, ValueError):
             if number != len(lines) - 1:
                 raise RecipeError([f"{path}: line {number + 1} is not JSON"]) from None
     return found

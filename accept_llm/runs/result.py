@@ -1,7 +1,6 @@
 """result.json: what was measured, and on what."""
 
 import importlib.metadata
-import json
 import platform
 import re
 import resource
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from accept_llm.errors import RecipeError
 from accept_llm.recipe.messages import parse_section
+from accept_llm.storage import read_json
 
 RESULT = "result.json"
 
@@ -69,8 +69,8 @@ def read_result(folder: Path) -> Result:
     """The result.json of a run folder; RecipeError where it is missing, and where a field is."""
     path = folder / RESULT
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        data = read_json(path)
+    except ValueError as error:
         raise RecipeError([f"run: {path} cannot be read ({error})"]) from None
     return parse_section(Result, data, where=f"run: {path} is damaged: ")
 

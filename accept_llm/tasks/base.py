@@ -38,9 +38,9 @@ class Example:
 
 
 def join_names(names: Sequence[str]) -> str:
-    """The names in a line, the first 20 of many."""
+    """The names in a line, the first 20 of many, and of a long one its beginning."""
     more = f", ... ({len(names)} in all)" if len(names) > 20 else ""
-    return ", ".join(names[:20]) + more
+    return ", ".join(name if len(name) <= 80 else f"{name[:80]}..." for name in names[:20]) + more
 
 
 def nfc(text: str) -> str:

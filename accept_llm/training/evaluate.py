@@ -1,12 +1,13 @@
 """Scoring: predictions of a backbone on encoded rows, over all ranks, and their metrics."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from accept_llm.backbones.base import Backbone
+from accept_llm.backbones.base import Backbone, BackboneError
 from accept_llm.data.batches import collate
 from accept_llm.data.encoding import Encoded
 from accept_llm.engines.base import Engine
@@ -86,6 +87,17 @@ def _predict_batch(model: Model, rows: Sequence[Encoded], *, composed: Any) -> l
             rows, scores, outcome.losses.tolist(), texts, strict=True
         )
     ]
+
+
+def check_finite(predictions: Sequence[Prediction], *, losses: bool) -> None:
+    """BackboneError for the first row whose scores, or loss if it is read, are no numbers."""
+    for prediction in predictions:
+        values = (*prediction.scores, prediction.loss) if losses else prediction.scores
+        if not all(map(math.isfinite, values)):
+            got = f"row {prediction.id}: the scores are {list(prediction.scores)[:8]}"
+            got += f" and the loss {prediction.loss}" if losses else ""
+            todo = "the model or the adapter overflows, or is damaged; model.dtype=fp32 holds more"
+            raise BackboneError(f"{got}; allowed: finite numbers ({todo})")
 
 
 def score(

@@ -19,13 +19,12 @@ from accept_llm.data.demonstrations import demonstrations
 from accept_llm.data.encoding import Encoder
 from accept_llm.engines.base import Engine
 from accept_llm.errors import Notify, RecipeError, silent
-from accept_llm.heads import Setting, build_head
+from accept_llm.heads import Head, Setting, build_head
 from accept_llm.methods.base import Method, Start
 from accept_llm.methods.table import build_method
 from accept_llm.models.find import fetch_model
 from accept_llm.models.folder import ModelInfo
-from accept_llm.models.tokenizer import load_tokenizer, plain_tokens
-from accept_llm.models.tokenizer_files import too_many_tokens
+from accept_llm.models.tokenizer import check_tokens, load_tokenizer
 from accept_llm.storage import cache_dir
 from accept_llm.swarm import probe
 from accept_llm.swarm.folder import FAMILIES
@@ -77,12 +76,11 @@ def load(
     if trained:
         check_fits(trained.card, recipe.model, info=info)
     tokenizer = load_tokenizer(info.folder)
-    problems = too_many_tokens(info.folder, plain_tokens(tokenizer), vocabulary=info.vocab_size)
-    if problems:
-        raise RecipeError([f"model: {line}" for line in problems])
+    check_tokens(tokenizer, info.folder, vocabulary=info.vocab_size)
     seed, seq2seq = recipe.train.seed, info.architecture == "seq2seq"
     setting = Setting(prepared.task, info.hidden_size, tokenizer, seed, seq2seq)
     head = trained.head if trained else build_head(recipe.head, setting)
+    _check_longest(prepared, info, head=head)
     answer_of = head.answers(tokenizer, encoder_decoder=seq2seq)
     cache = (cache_dir() / "tokens", tokenizer_hash(info.folder))
     encode = Encoder(
@@ -106,6 +104,17 @@ def load(
     method.attach(backbone.module)
     model = Model(engine, backbone, method, head.to(engine.device), tokenizer)
     return Loaded(model, info, encode, found)
+
+
+def _check_longest(prepared: Prepared, info: ModelInfo, *, head: Head) -> None:
+    """RecipeError where the model has no positions for the text of a label behind the longest
+    input."""
+    recipe, most = prepared.recipe, info.max_positions
+    needed = recipe.method.tokens + recipe.task.max_length + head.longest
+    if head.longest and most is not None and needed > most:
+        got = f"head.words: the longest text of a label has {head.longest} tokens"
+        rest = f"{recipe.method.tokens} of the prompt and task.max_length {recipe.task.max_length}"
+        raise RecipeError([f"{got}; allowed: at most {most} positions in all, with {rest}"])
 
 
 def _fresh_method(prepared: Prepared, encode: Encoder, *, backbone: Backbone) -> Method:

@@ -475,6 +475,31 @@ def test_adapters(run: Path, change: Callable, said: str) -> None:
     refused(accept_llm("predict", run, cwd=run.parent, given=b"a\n"), "adapter: ", said)
 
 
+def test_an_adapter_that_overflows(run: Path) -> None:
+    """Its numbers are finite, and what the model makes of them is not."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    path = run / "prompt/prompt.safetensors"
+    tensors = load_file(path)
+    save_file({name: torch.full_like(t, 3e38) for name, t in tensors.items()}, path)
+    for command in ("evaluate", "predict"):
+        outcome = accept_llm(command, run, cwd=run.parent, given=b"a\n")
+        assert outcome.code == 1, outcome.err
+        assert outcome.err.startswith("error: row "), outcome.err
+        assert "the scores are [nan, nan]" in outcome.err
+        assert "allowed: finite numbers" in outcome.err
+        assert outcome.out == ""
+
+
+@pytest.mark.parametrize(
+    "command", ["validate", "plan", "train", "evaluate", "predict", "recipes copy quickstart"]
+)
+def test_a_name_that_no_file_can_have(tmp_path: Path, command: str) -> None:
+    outcome = accept_llm(*command.split(), "x" * 5000, cwd=tmp_path)
+    assert len(refused(outcome, "File name too long: 'xxx")) < 200
+
+
 # --- inputs of predict ------------------------------------------------------------------
 
 INPUTS = {
@@ -497,6 +522,7 @@ def test_inputs_and_outputs_at_once(run: Path) -> None:
     said = ["--input: cannot read gone.txt (No such", "--out: out.jsonl exists and is left as it"]
     refused(accept_llm("predict", run, *arguments, cwd=run.parent), *said)
     assert (run.parent / "out.jsonl").read_text() == "mine"
+    refused(accept_llm("predict", run, "--input", ".", cwd=run.parent), "cannot read . (Is a dir")
     arguments = ["--out", "gone/out.jsonl"]
     refused(accept_llm("predict", run, *arguments, cwd=run.parent, given=b"a"), "--out: got gone/o")
 

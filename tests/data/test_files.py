@@ -4,12 +4,15 @@ import gzip
 import unicodedata
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from support.data_files import WRITERS, problems, reviews, spec_of, write_jsonl
 
 from accept_llm.data.inputs import read_inputs
 from accept_llm.data.sources import sample, task_from
 from accept_llm.data.splits import load_splits
+from accept_llm.errors import RecipeError
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -147,6 +150,17 @@ BROKEN: dict[str, tuple[str, bytes, list[str]]] = {
         ["(lines 2 to 5 are one row, by a quotation mark that is closed late"],
     ),
     "unclosed quote": ("train.csv", b'text,label\n"fine,1\n', ["line 2: unexpected end of data"]),
+    "damaged gz": (
+        "train.jsonl.gz",
+        gzip.compress(b"")[:10] + b"\xff" * 40,
+        ["cannot be read as JSONL (it is not gzip, or cut or damaged: Error -3 while"],
+    ),
+    "no gz": ("train.csv.gz", b"text,label\nfine,1\n", ["it is not gzip, or cut or damaged"]),
+    "a column with a long name": (
+        "train.csv",
+        b"x" * 9000 + b",label\nfine,1\n",
+        [f"{'x' * 80}..., label (its first line must name"],
+    ),
     "cut gz": ("train.csv.gz", gzip.compress(b"text,label\nfine,1\n")[:-9], ["cannot be read as"]),
     "hidden": (
         "train.jsonl",
@@ -170,6 +184,43 @@ def test_broken_files(tmp_path: Path, case: str) -> None:
     assert str(path) in text
     for part in expected:
         assert part in text, text
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("label", pa.array([2**62], pa.timestamp("us"))),
+        ("label", pa.array([2**62], pa.duration("s"))),
+        ("text", pa.array([1], pa.timestamp("us", "No/Where"))),
+        ("text", pa.array([b"\xff"]).view(pa.string())),
+    ],
+)
+def test_values_of_parquet_that_python_does_not_have(
+    tmp_path: Path, name: str, values: pa.Array
+) -> None:
+    path = tmp_path / "train.parquet"
+    table = pa.table({"text": ["fine"], "label": [1]} | {name: values})
+    pq.write_table(table, path)
+    (said,) = problems(spec_of(path, validation=str(path), test=str(path)))[:1]
+    assert f"cannot be read as PARQUET (column '{name}' of type {values.type}: " in said
+
+
+def test_a_folder_is_no_file_of_rows(tmp_path: Path) -> None:
+    for path in (".", "/", str(tmp_path)):
+        with pytest.raises(RecipeError, match=r"cannot read|of kind"):
+            read_inputs(Path(path), task_from(spec_of(tmp_path / "x.csv")))
+
+
+def test_gzipped_lines_are_read_to_predict(tmp_path: Path) -> None:
+    rows = reviews(3)
+    write_jsonl(tmp_path / "new.jsonl", rows)
+    packed = tmp_path / "new.jsonl.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "new.jsonl").read_bytes()))
+    task = task_from(spec_of(packed))
+    assert read_inputs(packed, task) == read_inputs(tmp_path / "new.jsonl", task)
+    packed.write_bytes(packed.read_bytes()[:-9])
+    with pytest.raises(RecipeError, match=r"--input: cannot read .* \(it is not gzip, or cut"):
+        read_inputs(packed, task)
 
 
 def test_problems_of_all_files_at_once(tmp_path: Path) -> None:

@@ -185,9 +185,10 @@ def test_weights_under_another_name(folder):
 def test_index_and_files(folder):
     (folder / "model.safetensors").rename(folder / "a.safetensors")
     index = folder / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {"x": "a.safetensors"}}))
+    index.write_text(json.dumps({"metadata": {}, "weight_map": {"x": "a.safetensors"}}))
     assert look(folder).files == (folder / "a.safetensors",)
-    index.write_text(json.dumps({"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}))
+    both = {"x": "a.safetensors", "y": "b.safetensors"}
+    index.write_text(json.dumps({"metadata": {}, "weight_map": both}))
     assert folder_problems(folder) == [
         f"model.path: {index} names 1 of 2 files that are not there (b.safetensors); "
         "copy them as well"

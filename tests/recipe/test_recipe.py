@@ -79,6 +79,53 @@ def test_numbers_that_torch_cannot_take_are_refused(path: Path, key: str) -> Non
     ]
 
 
+PATH_KEYS = ("output_dir", "model.path", "task.train", "task.validation", "task.test")
+
+
+@pytest.mark.parametrize("key", PATH_KEYS)
+@pytest.mark.parametrize("value", ["x" * 256, "é" * 128, "a/" * 2001, '"a\\0b"'])
+def test_paths_that_no_system_can_look_for(path: Path, key: str, value: str) -> None:
+    text = "task={kind: file, train: a.csv, text: [a], label: b, labels: [x, y]}"
+    (line,) = problems(path, text, "model={kind: folder, path: m}", f"{key}={value}")
+    assert line.startswith(f"{key}: got ")
+    assert line.endswith("a path without null characters, of at most 255 bytes a name, 4000 in all")
+
+
+@pytest.mark.parametrize("key", ["name", "task.cue", "task.dir", "model.revision"])
+def test_half_a_character_is_no_text(path: Path, key: str) -> None:
+    (line,) = problems(path, "model={kind: hub, id: a/b}", f'{key}="a\\ud800"')
+    assert line == f"{key}: got 'a\\ud800', with half a character (a lone surrogate) at 1; " + (
+        "allowed: text"
+    )
+    (line,) = problems(path, "head={kind: choice}", 'head.words={"\\udc00": a}')
+    assert line.startswith("head.words.\\udc00: got '\\udc00', with half a character")
+
+
+@pytest.mark.parametrize(
+    "name", ["..", "a--b", "a/b..c", "-a/b", "a/b.", ".a", "a/b.git", "x" * 97]
+)
+def test_names_that_the_hub_does_not_have(path: Path, name: str) -> None:
+    (line,) = problems(path, f"model={{kind: hub, id: {name}}}")
+    assert "allowed: owner/name of at most 96 characters" in line
+
+
+@pytest.mark.parametrize("key", ["lr", "weight_decay"])
+def test_rates_that_no_optimizer_can_take(path: Path, key: str) -> None:
+    (line,) = problems(path, f"train.{key}=1e300")
+    assert line.startswith(
+        f"train.{key}: got '1e300'; allowed: a number of at least 0, or a mapping"
+    )
+    (line,) = problems(path, f"train.{key}={{head: 1e7}}")
+    assert line.startswith(f"train.{key}.head: got '1e7'; allowed: ")
+
+
+def test_a_bucket_is_drawn_in_memory(path: Path) -> None:
+    (line,) = problems(path, "train.batch_size=32", "train.bucket=2147483647")
+    said = "allowed: at most 312500 of such batches, 10,000,000 examples"
+    assert line == f"train.bucket: got 2147483647; {said}"
+    assert loaded(path, "train.batch_size=32", "train.bucket=312500").train.bucket == 312500
+
+
 def test_a_recipe_is_frozen(path: Path) -> None:
     recipe = loaded(path)
     with pytest.raises(ValidationError, match="frozen"):
