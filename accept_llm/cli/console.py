@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """A user's mistake: one clear message, and exit code 2."""
+    """A user's mistake: one clear message, and exit code 2. What cannot be read or written, such as
+    on a disk that is full: a message, and exit code 1."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what a console's encoding lacks is escaped
             stream.reconfigure(errors="backslashreplace")
@@ -27,6 +28,9 @@ def plain_errors() -> Iterator[None]:
     except RecipeError as error:
         complain(str(error))
         raise typer.Exit(2) from None
+    except OSError as error:
+        complain(f"{error.strerror or error}: {error.filename or 'the output'}")
+        raise typer.Exit(1) from None
 
 
 def complain(text: str) -> None:
@@ -66,9 +70,6 @@ def running() -> Iterator[None]:
         raise typer.Exit(128 + stop.number) from None
     except (BackboneError, TrainingError) as error:
         complain(str(error))
-        raise typer.Exit(1) from None
-    except OSError as error:
-        complain(f"{error.strerror or error}: {error.filename or 'the output'}")
         raise typer.Exit(1) from None
 
 

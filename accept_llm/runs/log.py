@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from accept_llm.errors import Notify, RecipeError
 from accept_llm.recipe.train import Train
-from accept_llm.storage import write_text
+from accept_llm.storage import append_line, write_text
 
 LEAST_PADDING = 0.001  # that a user is told of
 
@@ -100,8 +100,7 @@ class RunLog:
     def _write(self, line: dict[str, Any]) -> None:
         if not self.writes:
             return
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(self.path, json.dumps(line))
         if self._events:
             for name, value in {**line, **line.get("validation", {})}.items():
                 if name not in ("step", "validation", "best"):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from accept_llm.runs.log import read_metrics
 from accept_llm.runs.result import Result
+from accept_llm.storage import atomic_file
 
 
 def plot_curves(folder: Path, *, metric: str) -> Path:
@@ -22,7 +23,8 @@ def plot_curves(folder: Path, *, metric: str) -> Path:
     right.set_title("validation")
     figure.suptitle(folder.name)
     path = folder / "curves.png"
-    figure.savefig(path, dpi=120)
+    with atomic_file(path) as file:
+        figure.savefig(file, dpi=120, format="png")
     return path
 
 
