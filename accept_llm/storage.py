@@ -267,7 +267,12 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 
 def append_line(path: Path, line: str) -> None:
     """Adds a line to a file, as UTF-8 or escapes; one that is not written whole is taken back."""
-    data = memoryview(f"{line}\n".encode("utf-8", "backslashreplace"))
+    append_bytes(path, f"{line}\n".encode("utf-8", "backslashreplace"))
+
+
+def append_bytes(path: Path, added: bytes) -> None:
+    """Adds bytes at the end of a file: all of them, or with an error none."""
+    data = memoryview(added)
     with path.open("ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         try:

@@ -1,5 +1,6 @@
 """Pictures and prose out of a finished run: curves.png and the model card."""
 
+import io
 from pathlib import Path
 
 from accept_llm.runs.log import read_metrics
@@ -23,8 +24,10 @@ def plot_curves(folder: Path, *, metric: str) -> Path:
     right.set_title("validation")
     figure.suptitle(folder.name)
     path = folder / "curves.png"
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120, format="png")
     with atomic_file(path) as file:
-        figure.savefig(file, dpi=120, format="png")
+        file.write(picture.getbuffer())
     return path
 
 

@@ -50,6 +50,18 @@ class Fault:
         return f"{self.kind} at {self.point.call} {self.point.file} #{self.point.count}"
 
 
+def plain(name: str) -> str:
+    """A file's name without what differs from run to run."""
+    for pattern, word in RANDOM:
+        name = pattern.sub(word, name)
+    return name
+
+
+def top(name: str) -> str:
+    """The folder that stands for the disk of a file."""
+    return name.split("/")[0]
+
+
 def faults_at(point: Point) -> list[Fault]:
     """All that are tried at a point; a disk that is full fails only what needs room."""
     return [Fault(point, kind) for kind in FAULTS if kind != "FULL" or point.call in GROWS]
@@ -76,10 +88,7 @@ class Watch:
         path = os.path.abspath(path)
         if path != self.folder and not path.startswith(f"{self.folder}/"):
             return None
-        name = os.path.relpath(path, self.folder)
-        for pattern, word in RANDOM:
-            name = pattern.sub(word, name)
-        return name
+        return plain(os.path.relpath(path, self.folder))
 
     def reach(self, call: str, name: str | None) -> OSError | None:
         """Counts a call; gives the error that it is to end with. A kill is left to `die`."""
@@ -88,7 +97,7 @@ class Watch:
         self.seen[call, name] += 1
         point = Point(call, name, self.seen[call, name])
         os.write(self.log, (json.dumps(point) + "\n").encode())
-        if self.full and call in GROWS:
+        if self.full and call in GROWS and self.fault and top(name) == top(self.fault.point.file):
             return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self.fault is None or self.fault.point != point:
             return None

@@ -14,7 +14,7 @@ from accept_llm.errors import RecipeError
 from accept_llm.runs.log import read_metrics
 from accept_llm.storage import whole_folder
 from accept_llm.training.state import load_state
-from support.faults import Fault, Point
+from support.faults import Fault, Point, plain
 from support.trials import Director, Ended, Stage
 
 DRAFT = re.compile(r"\..+\.([0-9a-f]{8}|old)|.+\.partial(\.lock)?")
@@ -42,10 +42,10 @@ def content(path: Path) -> Any:
 
 
 def contents(work: Path) -> dict[str, Any]:
-    """Of every file below a folder but drafts; event files under one name."""
+    """Of every file below a folder but drafts, by its plain name."""
     half = [path for path in work.rglob("*") if DRAFT.fullmatch(path.name)]
     files = [p for p in sorted(work.rglob("*")) if p.is_file() and not {p, *p.parents} & {*half}]
-    return {re.sub("tfevents.*", "", str(x.relative_to(work))): content(x) for x in files}
+    return {plain(str(path.relative_to(work))): content(path) for path in files}
 
 
 def drafts(work: Path) -> list[str]:
@@ -79,6 +79,8 @@ class Undisturbed:
     ended: Ended
     files: list[Path]
     """Those that the command has made."""
+    drafts: list[str]
+    """Those of a kill before the command."""
 
     @property
     def points(self) -> list[Point]:
@@ -89,12 +91,12 @@ class Undisturbed:
 def undisturbed(stage: Stage, director: Director) -> Undisturbed:
     """Plays a scene without a fault."""
     stage.set_up()
-    before, known = contents(stage.work), {*stage.work.rglob("*")}
+    before, known, old = contents(stage.work), {*stage.work.rglob("*")}, drafts(stage.work)
     ended = stage.play(director)
     assert ended.code == stage.scene.code, ended.text
     assert not drafts(stage.work)
     files = [path for path in stage.work.rglob("*") if path.is_file() and path not in known]
-    return Undisturbed(stage, before, contents(stage.work), ended, files)
+    return Undisturbed(stage, before, contents(stage.work), ended, files, old)
 
 
 def trial(clean: Undisturbed, fault: Fault, director: Director) -> list[str]:
@@ -136,7 +138,7 @@ def left_wrongly(clean: Undisturbed, ended: Ended, fault: Fault) -> list[str]:
     work = clean.stage.work
     wrong = check_run(work / "runs/run", ended, killed=fault.kind == "KILL")
     if fault.kind != "KILL":
-        for name in drafts(work):
+        for name in set(drafts(work)) - set(clean.drafts):
             is_told = fault.point.file.startswith(name) and "cannot be removed" in ended.text
             if not (is_told or has_whole_lines(work / name)):
                 wrong.append(f"{name} is left")
@@ -147,12 +149,16 @@ def left_wrongly(clean: Undisturbed, ended: Ended, fault: Fault) -> list[str]:
             wrong.append(f"{name} is neither as before nor as it will be")
     if ended.code == 0:
         spare = ("cache", clean.stage.scene.spare)
-        kept = {k: v for k, v in clean.after.items() if not k.startswith(spare)}
-        wrong += [f"done, but {line}" for line in shortfall(contents(work), kept)]
-        lacks = [x for x in clean.after if x.startswith("cache") and not (work / x).exists()]
+        now, later = (
+            {name: value for name, value in files.items() if not name.startswith(spare)}
+            for files in (contents(work), clean.after)
+        )
+        wrong += [f"done, but {line}" for line in shortfall(now, later)]
+        lacks = [x for x in clean.after if x.startswith("cache") and x not in contents(work)]
         if lacks and "note: " not in ended.text:
             wrong.append(f"{lacks} without a note")
-    gone = [name for name in clean.before if "/prompt/" not in name and not (work / name).exists()]
+    there = contents(work)
+    gone = [name for name in clean.before if "/prompt/" not in name and name not in there]
     return wrong + [f"{name} is gone" for name in gone]
 
 
