@@ -22,6 +22,7 @@ from accept_llm.recipe.head import HEAD_SPECS
 from accept_llm.recipe.method import read_shape
 from accept_llm.recipe.recipe import Recipe
 from accept_llm.runs.folder import ADAPTER, check_run_folder
+from accept_llm.storage import whole_folder
 from accept_llm.swarm.folder import check_family
 from accept_llm.tasks.base import Task
 
@@ -91,7 +92,7 @@ def prepare_training(recipe: Recipe, launched: str, *, resume: bool) -> Prepared
 def prepare_evaluation(recipe: Recipe, engine_kind: str, *, read_rows: bool) -> Prepared:
     """What can be said before an adapter is used: its files, and whether it was made for this model
     and task."""
-    card, problems, prepared = read_card(recipe.run_dir / ADAPTER), Problems(), None
+    card, problems, prepared = read_card(whole_folder(recipe.run_dir / ADAPTER)), Problems(), None
     with problems.catch():
         prepared = prepare(recipe, engine_kind, read_rows=read_rows)
     problems.check()
@@ -153,7 +154,7 @@ def check_adapter(prepared: Prepared, card: Card) -> None:
     """Whether the run's adapter is whole, and made for this model and task; RecipeError with every
     problem."""
     recipe, problems = prepared.recipe, Problems()
-    folder = recipe.run_dir / ADAPTER
+    folder = whole_folder(recipe.run_dir / ADAPTER)
     for name in ["prompt", "head"] if _head_has_tensors(card) else ["prompt"]:
         with problems.catch():
             _check_tensors(folder / f"{name}.safetensors")

@@ -47,6 +47,11 @@ class Problems:
             raise RecipeError(list(dict.fromkeys(self.lines)), source=source)
 
 
+def cannot_write(error: OSError, path: Any) -> str:
+    """What the system could not write, and why; `path` where the error names none."""
+    return f"cannot write {error.filename or path} ({error.strerror or error})"
+
+
 # --- words ------------------------------------------------------------------------------
 
 _SHORT = reprlib.Repr()

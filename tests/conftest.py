@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from support.tiny_models import save_tokenizer, write_t5
+from support.tiny_models import write_llama, write_t5
 
 # No test reaches for the network: what is not local is a skip or an error, never a wait.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -48,27 +48,7 @@ def stories(models_dir: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random fp32 Llama of two layers and a tokenizer: needs no download. Do not write to it."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("tiny_llama")
-    config = LlamaConfig(
-        vocab_size=save_tokenizer(folder),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        bos_token_id=1,
-        eos_token_id=2,
-        # At the usual 0.02 attention is nearly uniform, and a wrong mask or position hides.
-        initializer_range=0.15,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    return write_llama(tmp_path_factory.mktemp("tiny_llama"))
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "accept_llm"
 
 # A module imports only from rows above its own, or from its own row.
 LAYERS = [
-    ["errors", "storage", "ranks"],
+    ["errors", "storage", "drafts", "ranks"],
     ["tasks"],
     ["recipe"],
     ["data", "models", "methods", "runs"],

@@ -22,16 +22,16 @@ from accept_llm.storage import (
 @pytest.fixture
 def spare():
     """Each test has its own spare cache."""
-    storage._spare_cache.cache_clear()
+    storage._spare.clear()
     yield
-    storage._spare_cache.cache_clear()
+    storage._spare.clear()
 
 
 def test_a_cache_that_cannot_be_written_to_is_done_without(tmp_path, monkeypatch, capsys, spare):
     file = tmp_path / "file"
     file.write_text("no folder")
     for cache in (file, file / "below", Path("/proc/none")):
-        storage._spare_cache.cache_clear()
+        storage._spare.clear()
         monkeypatch.setenv("ACCEPT_CACHE_DIR", str(cache))
         found = writable_cache()
         assert found.is_dir()

@@ -15,7 +15,7 @@ from accept_llm.errors import RecipeError
 from accept_llm.heads import Head, head_from_card
 from accept_llm.methods.base import Method
 from accept_llm.methods.table import method_from_card
-from accept_llm.storage import atomic_folder, home_path, write_json
+from accept_llm.storage import atomic_folder, home_path, whole_folder, write_json
 
 METHOD, HEAD = "prompt.safetensors", "head.safetensors"
 SHOWN = 5  # wrong tensors listed in an error
@@ -51,7 +51,7 @@ def save_adapter(
 
 def load(folder: str | Path) -> Adapter:
     """Reads an adapter folder; raises RecipeError where it is missing, damaged or too new."""
-    folder = home_path(folder)
+    folder = whole_folder(home_path(folder))
     card = read_card(folder)
     where = f"adapter: {folder / CARD} is damaged: "
 

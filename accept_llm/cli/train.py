@@ -73,8 +73,8 @@ def train_with(
             ensure_ranks(engine_kind)
         with running():
             result = api.run(prepared, engine_kind, resume=resume, notify=notify, bar=True)
-    if is_first():
-        print_result(result)
+        if is_first():
+            print_result(result)
 
 
 def launch(engine_kind: str) -> Callable[[], None]:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from accept_llm.data.readers import kind_of_file, loads, read_bytes, read_rows
 from accept_llm.errors import RecipeError, did_you_mean, short
+from accept_llm.storage import append_line, growing_file
 from accept_llm.tasks.base import Example, Label, Task, join_names, nfc
 
 T = TypeVar("T")
@@ -125,21 +126,15 @@ def check_new(out: Path | None) -> None:
 
 @contextmanager
 def open_output(out: Path | None) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Writes each answer it is given as a line of JSON at once, to a new file or to standard
-    output; what its encoding does not have as JSON's escapes. A file without a line goes away."""
+    """Writes each answer it is given as a line of JSON at once, to standard output or to the file
+    OUT.partial, which becomes `out` at the end; what an encoding does not have as escapes. Without
+    an answer there is no file."""
     if out is None:
         plain = not (sys.stdout.encoding or "").lower().startswith("utf")
         yield lambda answer: print(json.dumps(answer, ensure_ascii=plain), flush=True)
         return
     try:
-        file = out.open("x", encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
+        with growing_file(out) as file:
+            yield lambda answer: append_line(file, json.dumps(answer, ensure_ascii=False))
+    except (BlockingIOError, FileExistsError) as error:
         raise RecipeError([f"--out: cannot write {out} ({error.strerror})"]) from None
-    try:
-        with file:
-            yield lambda answer: print(
-                json.dumps(answer, ensure_ascii=False), file=file, flush=True
-            )
-    finally:
-        if out.stat().st_size == 0:
-            out.unlink()

@@ -28,7 +28,7 @@ from accept_llm.models.gguf import (
 from accept_llm.models.gguf_header import config_of
 from accept_llm.recipe.budget import LinearSize
 from accept_llm.recipe.model import FolderModel, GgufModel, HubModel, ModelSpec
-from accept_llm.storage import cache_dir, home_path, model_dir, writable_cache
+from accept_llm.storage import cache_dir, home_path, in_cache, model_dir
 
 _WANTED = [
     *("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json"),
@@ -61,9 +61,12 @@ def fetch_model(spec: ModelSpec) -> ModelInfo:
     if isinstance(spec, HubModel):
         return _checked(_download(spec), "model.id")
     assert isinstance(spec, GgufModel), spec  # a folder is local or an error
-    cache = writable_cache()
-    gguf = find_gguf(spec, cache_dir()) or fetch_gguf(spec, cache)
-    return _checked(convert(gguf, cache), "model.file")
+    gguf = _local_gguf(spec)
+    return _checked(in_cache(lambda cache: convert(gguf, cache)), "model.file")
+
+
+def _local_gguf(spec: GgufModel) -> Path:
+    return find_gguf(spec, cache_dir()) or in_cache(lambda cache: fetch_gguf(spec, cache))
 
 
 def read_config(spec: ModelSpec) -> tuple[dict[str, Any], Path | None]:
@@ -75,7 +78,7 @@ def read_config(spec: ModelSpec) -> tuple[dict[str, Any], Path | None]:
         folder, field = _own_copy(spec) or _hub_config(spec).parent, "model.id"
     else:
         field = "model.file"
-        gguf = find_gguf(spec, cache_dir()) or fetch_gguf(spec, writable_cache())
+        gguf = _local_gguf(spec)
         folder = converted_folder(gguf, cache_dir())
         if not is_whole(folder):
             return config_of(check_gguf(gguf)), None

@@ -21,7 +21,7 @@ from accept_llm.models.folder import check_folder, closest, refuse_type
 from accept_llm.models.gguf_header import GgufHeader, read_gguf_header
 from accept_llm.models.tokenizer import is_old
 from accept_llm.recipe.model import GgufModel
-from accept_llm.storage import atomic_folder, home_path, say
+from accept_llm.storage import atomic_folder, home_path, native_errors, say
 
 ALIKE = 0.2  # relative distance of two quantisations of one matrix; others are about 1.4 apart
 _FORMAT = "1"  # raise it when conversion changes, and old folders are no longer used
@@ -151,8 +151,9 @@ def convert(gguf: Path, cache: Path) -> Path:
             instead = "use the model's safetensors folder (model.kind=folder or hub)"
             message = f"model.file: transformers cannot convert {gguf}: {why}; {instead}"
             raise RecipeError([message]) from error
-        model.save_pretrained(target, max_shard_size="2GB")
-        tokenizer.save_pretrained(target)
+        with native_errors():
+            model.save_pretrained(target, max_shard_size="2GB")
+            tokenizer.save_pretrained(target)
     return folder
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from accept_llm.errors import RecipeError, refusal
 from accept_llm.recipe.types import NAME
-from accept_llm.storage import home_path
+from accept_llm.storage import atomic_file, home_path
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _PLACES = (_PACKAGE / "_recipes", _PACKAGE.parent / "recipes")
@@ -59,9 +59,11 @@ def copy_recipe(name: str, out: Path) -> Path:
         raise RecipeError([f"recipes: {refusal(name, list(shipped), allowed=', '.join(shipped))}"])
     out = home_path(out)
     target = out / source.name if out.is_dir() else out
+    if target.exists():
+        raise RecipeError([f"recipes: {target} exists and is left as it is"])
     try:
-        with target.open("x", encoding="utf-8") as file:  # "x" never overwrites
-            file.write(_named_after(target, source))
+        with atomic_file(target, replace=False) as file:
+            file.write(_named_after(target, source).encode("utf-8"))
     except FileExistsError:
         raise RecipeError([f"recipes: {target} exists and is left as it is"]) from None
     except OSError as error:

@@ -11,7 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from accept_llm.errors import Notify, RecipeError
 from accept_llm.recipe.train import Train
-from accept_llm.storage import write_text
+from accept_llm.runs.events import EventFile
+from accept_llm.storage import append_line, write_text
 
 LEAST_PADDING = 0.001  # that a user is told of
 
@@ -32,7 +33,7 @@ class RunLog:
         self.seconds = 0.0
         self._score = ""
         self._said = -self.log_every
-        self._events = _event_writer(folder) if spec.tensorboard and writes else None
+        self._events = EventFile(folder) if spec.tensorboard and writes else None
         self._console = Console() if bar and writes else None
         self._bar: Progress | None = None
         self._task: Any = None
@@ -54,8 +55,6 @@ class RunLog:
     def __exit__(self, *_: object) -> None:
         if self._bar:
             self._bar.stop()
-        if self._events:
-            self._events.close()
 
     def step(self, step: int, values: dict[str, float], *, batch_size: int) -> None:
         self.seconds += values["seconds"]
@@ -100,19 +99,17 @@ class RunLog:
     def _write(self, line: dict[str, Any]) -> None:
         if not self.writes:
             return
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(self.path, json.dumps(line))
         if self._events:
             for name, value in {**line, **line.get("validation", {})}.items():
                 if name not in ("step", "validation", "best"):
                     part = "validation" if "validation" in line else "train"
-                    self._events.add_scalar(f"{part}/{name}", value, line["step"])
+                    self._events.add(f"{part}/{name}", value, step=line["step"])
 
     def rewind(self, step: int) -> None:
         """Forgets lines after `step` (and a last one cut short by a kill)."""
         if self._events:
-            self._events.close()
-            self._events = _event_writer(self.path.parent, purge=step + 1)
+            self._events.purge(step + 1)
         if self.writes and self.path.exists():
             kept = [line for line in read_metrics(self.path) if line["step"] <= step]
             write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
@@ -129,20 +126,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             if number != len(lines) - 1:
                 raise RecipeError([f"{path}: line {number + 1} is not JSON"]) from None
     return found
-
-
-def _event_writer(folder: Path, *, purge: int | None = None) -> Any:
-    """Writes TensorBoard events; those of earlier files from step `purge` on are void."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise RecipeError(
-            [
-                "train.tensorboard: got true, but tensorboard is not installed: "
-                "pip install 'accept-llm[report]'"
-            ]
-        ) from None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
 
 
 def _clock(seconds: float) -> str:

@@ -1,9 +1,11 @@
 """Pictures and prose out of a finished run: curves.png and the model card."""
 
+import io
 from pathlib import Path
 
 from accept_llm.runs.log import read_metrics
 from accept_llm.runs.result import Result
+from accept_llm.storage import atomic_file
 
 
 def plot_curves(folder: Path, *, metric: str) -> Path:
@@ -22,7 +24,10 @@ def plot_curves(folder: Path, *, metric: str) -> Path:
     right.set_title("validation")
     figure.suptitle(folder.name)
     path = folder / "curves.png"
-    figure.savefig(path, dpi=120)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120, format="png")
+    with atomic_file(path) as file:
+        file.write(picture.getbuffer())
     return path
 
 

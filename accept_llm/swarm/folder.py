@@ -12,7 +12,7 @@ from typing import Any
 
 from accept_llm.errors import RecipeError
 from accept_llm.models.folder import CONFIG, INDEX, ModelInfo, fingerprint
-from accept_llm.storage import atomic_folder, read_json, writable_cache
+from accept_llm.storage import atomic_folder, in_cache, read_json
 
 FAMILIES = ("llama", "falcon", "bloom")
 _THETA = 10_000.0
@@ -52,7 +52,12 @@ def petals_folder(info: ModelInfo) -> Path:
         return info.folder
     text = json.dumps(old, indent=2, sort_keys=True)
     key = hashlib.sha256(f"{info.folder.resolve()}\n{text}".encode()).hexdigest()[:12]
-    target = writable_cache() / "petals" / f"{info.folder.name}-{key}"
+    name = f"{info.folder.name}-{key}"
+    return in_cache(lambda cache: _linked_folder(info, text, target=cache / "petals" / name))
+
+
+def _linked_folder(info: ModelInfo, text: str, *, target: Path) -> Path:
+    """The folder of a model with another config.json."""
     if not target.is_dir():
         with atomic_folder(target) as draft:
             (draft / CONFIG).write_text(text)

@@ -23,7 +23,7 @@ from accept_llm.errors import RecipeError
 from accept_llm.methods.base import Composed
 from accept_llm.models.folder import ModelInfo, fingerprint
 from accept_llm.recipe.model import ModelSpec
-from accept_llm.storage import cache_dir, read_json, writable_cache, write_json
+from accept_llm.storage import cache_dir, in_cache, read_json, write_json
 
 FILE = "accept_probe.json"  # in a model folder
 TEXT = (
@@ -76,7 +76,7 @@ def record(probe: Probe, info: ModelInfo) -> Path:
     """Keeps it in the model's folder, or in the cache where that cannot be written to."""
     with contextlib.suppress(OSError):
         return _write(probe, info.folder / FILE)
-    return _write(probe, _in_cache(info, writable_cache()))
+    return in_cache(lambda cache: _write(probe, _in_cache(info, cache)))
 
 
 def _write(probe: Probe, path: Path) -> Path:

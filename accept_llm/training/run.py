@@ -17,8 +17,9 @@ from accept_llm.backbones.loading import local_shard
 from accept_llm.checks import Prepared
 from accept_llm.data.encoding import Encoded
 from accept_llm.data.splits import SPLITS
+from accept_llm.drafts import remove_drafts
 from accept_llm.engines.base import Engine, opened_engine
-from accept_llm.errors import Notify, Problems, RecipeError
+from accept_llm.errors import Notify, Problems, RecipeError, cannot_write
 from accept_llm.heads import Head
 from accept_llm.recipe.budget import PromptShape
 from accept_llm.recipe.recipe import Recipe, dump_recipe
@@ -27,13 +28,13 @@ from accept_llm.runs.folder import RECIPE_FILE, lock_run
 from accept_llm.runs.log import RunLog
 from accept_llm.runs.report import model_card, plot_curves
 from accept_llm.runs.result import RESULT, EngineUsed, Result, environment, peak_memory
-from accept_llm.storage import remove_drafts, write_json, write_text
+from accept_llm.storage import write_json, write_text
 from accept_llm.tasks.base import Task
 from accept_llm.training.evaluate import predict, score
 from accept_llm.training.loading import Loaded, load
 from accept_llm.training.signals import Stopped
 from accept_llm.training.state import Origin, digest
-from accept_llm.training.trainer import Output, Trainer
+from accept_llm.training.trainer import Output, Trainer, TrainingError
 
 BUCKETS = {"causal": 1, "seq2seq": 32}  # train.bucket, where a recipe leaves it open
 
@@ -55,6 +56,7 @@ def train(
         for what, count in truncated.items():
             notify(f"{count} of {len(rows['train'])} training rows: {what}")
         clock.append(time.perf_counter())
+        stack.enter_context(_explained(recipe.run_dir))
         stack.enter_context(_open_folder(recipe, engine, resume=bool(resume)))
         trainer = _trainer(prepared, loaded, rows=rows, notify=notify, bar=bar)
         if resume:
@@ -93,6 +95,17 @@ def _explain_rates(loaded: Loaded, spec: Train, *, notify: Notify) -> None:
             f"the word embeddings have deviation {scale:.4g}; a step at the peak rate moves a "
             f"prompt by this share of it: {rates}"
         )
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """TrainingError where the run folder cannot be written before the first step, or after the
+    last."""
+    try:
+        yield
+    except OSError as error:
+        todo = "once it can, --resume goes on"
+        raise TrainingError(f"{cannot_write(error, folder)}; {todo}") from error
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from accept_llm.adapter.folder import save_adapter
 from accept_llm.backbones.base import BackboneError
 from accept_llm.data.encoding import Encoded
 from accept_llm.data.loader import Prefetcher, StepBatches
-from accept_llm.errors import RecipeError
+from accept_llm.errors import RecipeError, cannot_write
 from accept_llm.recipe.train import HEAD, Train
 from accept_llm.runs.folder import ADAPTER
 from accept_llm.runs.log import RunLog
@@ -166,12 +166,14 @@ class Trainer:
 
     def _stop_on_nan(self, loss: float, norm: float, *, ids: list[str]) -> None:
         path = self.folder / "nan_batch.json"
-        if self.model.engine.rank == 0:
-            write_json(path, {"step": self.step, "examples": ids})
-        raise TrainingError(
-            f"step {self.step}: loss {loss}, gradient norm {norm}; the batch's examples are in "
-            f"{path}; the last good state can be resumed"
-        )
+        where = f"the batch's examples are in {path}"
+        try:
+            if self.model.engine.rank == 0:
+                write_json(path, {"step": self.step, "examples": ids})
+        except OSError as error:
+            where = f"{cannot_write(error, path)}: the batch's examples are {', '.join(ids)}"
+        what = f"step {self.step}: loss {loss}, gradient norm {norm}; {where}"
+        raise TrainingError(f"{what}; the last good state can be resumed")
 
     # --- the loop -----------------------------------------------------------------------
 
@@ -189,9 +191,9 @@ class Trainer:
             saved = f"the state of step {self.step} is saved: go on with --resume"
             raise TrainingError(f"step {self.step}: {error}; {saved}") from error
         except OSError as error:
-            what = f"cannot write {error.filename or self.folder} ({error.strerror or error})"
+            what = f"step {self.step}: {cannot_write(error, self.folder)}"
             todo = "once it can, --resume goes on from the last state"
-            raise TrainingError(f"step {self.step}: {what}; {todo}") from error
+            raise TrainingError(f"{what}; {todo}") from error
         finally:
             self.loader.close()
 

@@ -68,6 +68,30 @@ def save_sentencepiece(folder: Path, model_type: str) -> Path:
     return folder
 
 
+def write_llama(folder: Path) -> Path:
+    """A random fp32 Llama of two layers and a tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=save_tokenizer(folder),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=1,
+        eos_token_id=2,
+        # At the usual 0.02 attention is nearly uniform, and a wrong mask or position hides.
+        initializer_range=0.15,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
 def write_t5(folder: Path, **changes: object) -> Path:
     """A random fp32 T5 v1.1 (gated, with an LM head of its own) of two layers a stack, and a
     tokenizer that pads, as T5's does."""
