@@ -6,7 +6,6 @@ was asked for; TrainingError and BackboneError say that a run cannot go on.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +19,11 @@ from accept_llm.engines.facts import ALONE, ENGINES, facts_of
 from accept_llm.errors import Notify, RecipeError, short, silent
 from accept_llm.models.find import fetch_model
 from accept_llm.plan.plan import check_memory
-from accept_llm.ranks import is_first_here
+from accept_llm.ranks import is_first_here, is_rank
 from accept_llm.recipe.model import ModelSpec
 from accept_llm.recipe.recipe import Recipe, load_recipe, override_recipe
 from accept_llm.runs.folder import ADAPTER, read_run
-from accept_llm.runs.result import Result
+from accept_llm.runs.result import RESULT, Result, read_result
 from accept_llm.tasks.base import Example
 
 Overrides = Mapping[str, Any] | Sequence[str]
@@ -82,7 +81,7 @@ def train(
     for note in notes:
         notify(f"note: {note}")
     prepared = prepare(changed, engine, resume=bool(resume), force=force, notify=notify)
-    if facts_of(engine).has_ranks and "RANK" not in os.environ:
+    if facts_of(engine).has_ranks and not is_rank():
         how = facts_of(engine).command
         raise RecipeError([f"engine: {engine} needs its processes started for it: {how}"])
     return run(prepared, engine, resume=resume, notify=notify)
@@ -96,12 +95,12 @@ def prepare(
     prepared = prepare_training(recipe, engine, resume=resume)
     facts = facts_of(engine)
     # The launcher's own process does not know the number of ranks yet.
-    ranks_known = facts.is_local and (not facts.has_ranks or "RANK" in os.environ)
+    ranks_known = facts.is_local and (not facts.has_ranks or is_rank())
     if not force and is_first_here() and ranks_known:
         unknown = check_memory(prepared, engine)
         if unknown:
             notify(f"note: {unknown}")
-    if prepared.model is None and "RANK" not in os.environ:
+    if prepared.model is None and not is_rank():
         # One that cannot be had shows before torch is loaded.
         prepared = prepared.with_model(fetch_model(recipe.model))
     return prepared
@@ -180,12 +179,23 @@ def prepare_run(
     return prepare_evaluation(recipe, engine, read_rows=split is not None), engine
 
 
+def notify_of_other_rows(prepared: Prepared, split: str, *, notify: Notify) -> None:
+    """A note where a run is scored on other rows than its own training was."""
+    from accept_llm.training.state import digest
+
+    folder = prepared.recipe.run_dir
+    known = read_result(folder).row_digests if (folder / RESULT).is_file() else {}
+    if known.get(split, now := digest(getattr(prepared.rows, split))) != now:
+        notify(f"note: the {split} rows are not those that {folder / RESULT} is of")
+
+
 def score_split(
     prepared: Prepared, engine: str, *, split: str, notify: Notify = silent
 ) -> dict[str, float]:
     """The scores of a prepared run's adapter."""
     from accept_llm.training.evaluate import check_finite, score
 
+    notify_of_other_rows(prepared, split, notify=notify)
     with _loaded(prepared, engine, notify=notify) as predicted:
         rows, found = predicted(getattr(prepared.rows, split))
         check_finite(found, losses=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from accept_llm.drafts import draft_of, lock_file
-from accept_llm.errors import RecipeError
+from accept_llm.errors import RecipeError, short
 from accept_llm.ranks import is_first
 
 # --- the folders of the environment -----------------------------------------------------
@@ -31,11 +31,12 @@ CACHE_DIR = "ACCEPT_CACHE_DIR"
 
 
 def home_path(path: str | Path) -> Path:
-    """The path with `~` as the home folder; as it is where there is no such home."""
+    """The path with `~` as the home folder; RecipeError where nobody knows such a home."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        return Path(path)
+        got = f"got {short(str(path))}, which begins with a home folder that is not known"
+        raise RecipeError([f"path: {got}; allowed: ~, an existing user's, or ./~..."]) from None
 
 
 def _named_folder(variable: str) -> Path | None:
@@ -64,7 +65,7 @@ def cache_dir() -> Path:
         if xdg and not xdg.is_absolute():  # to be ignored, as its specification says
             xdg = None
         return _named_folder(CACHE_DIR) or (xdg or _platform_cache()) / "accept_llm"
-    except RuntimeError as error:  # no home folder
+    except (RecipeError, RuntimeError) as error:  # no home folder
         return _spare_cache(str(error))
 
 

@@ -19,6 +19,7 @@ from accept_llm.recipe.messages import parse_section
 from accept_llm.recipe.method import read_shape
 from accept_llm.recipe.model import ModelSpec
 from accept_llm.recipe.types import Count
+from accept_llm.storage import read_json
 
 FORMAT = 3
 CARD = "prompt.json"
@@ -45,6 +46,8 @@ class BaseModelSection(Section):
     """SHA-256 of the tokenizer's file."""
     fingerprint: str | None = None
     """Of the weights (models/folder.py); adapters of the first weeks have none."""
+    configs: dict[str, str] = {}
+    """SHA-256 of what config.json and the tokenizer's settings say (`config_digests`)."""
     quantization: str | None = None
     """How the weights were held in training; another way may evaluate it."""
 
@@ -79,6 +82,26 @@ def tokenizer_hash(folder: Path) -> str:
         if (folder / name).is_file():
             return hashlib.sha256((folder / name).read_bytes()).hexdigest()
     raise AssertionError(f"no tokenizer file in {folder}")
+
+
+_ABOUT_THE_FILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "name_or_path")
+
+
+def config_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of settings beside a model, without what they say of themselves."""
+    found = {}
+    for name in ("config.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            said = read_json(folder / name)
+            kept = {key: value for key, value in said.items() if key not in _ABOUT_THE_FILE}
+            found[name] = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    return found
+
+
+def changed_configs(card: "Card", folder: Path) -> list[str]:
+    """The files of settings that are not as the adapter's training found them."""
+    now = config_digests(folder)
+    return [name for name, known in card.model.configs.items() if now.get(name) != known]
 
 
 def read_card(folder: Path) -> Card:
@@ -141,6 +164,7 @@ def describe_base(spec: ModelSpec, info: ModelInfo, *, name: str) -> BaseModelSe
         dtype=spec.dtype,
         tokenizer=tokenizer_hash(info.folder),
         fingerprint=fingerprint(info.files),
+        configs=config_digests(info.folder),
         quantization=spec.quantization,
     )
 
@@ -156,7 +180,7 @@ def check_fits(card: Card, spec: ModelSpec, *, info: ModelInfo) -> None:
     for key in BaseModelSection.model_fields:
         value, theirs = getattr(ours, key), getattr(made, key)
         unknown = key in ("revision", "fingerprint") and None in (value, theirs)
-        if key in ("name", "quantization") or unknown or value == theirs:
+        if key in ("name", "quantization", "configs") or unknown or value == theirs:
             continue
         wrong.append(
             f"adapter: made for {key} {theirs!r}, the model {info.folder.name} has {value!r}; "

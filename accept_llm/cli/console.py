@@ -1,5 +1,6 @@
 """What every command shares: how a mistake, a note and another library's chatter are shown."""
 
+import errno
 import io
 import os
 import sys
@@ -46,7 +47,20 @@ def complain(text: str) -> None:
 def notify(text: str) -> None:
     """Prints a line for the user at once, on rank 0 alone."""
     if is_first():
-        print(text, flush=True)
+        with going_on():
+            print(text, flush=True)
+
+
+@contextmanager
+def going_on() -> Iterator[None]:
+    """Goes on without a console that is gone (a closed pipe, a terminal that hung up): what a run
+    is for lies in its folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def quiet() -> None:
@@ -83,9 +97,11 @@ def running() -> Iterator[None]:
 def print_result(result: "Result") -> None:
     """result.json for the eye."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{result.name}: {result.model} on {result.task}")
+    title = escape(f"{result.name}: {result.model} on {result.task}")
+    table = Table(title=title)
     table.add_column("split")
     for name in result.test:
         table.add_column(name, justify="right")

@@ -70,11 +70,12 @@ def upgrade(paths: Annotated[list[Path], typer.Argument(help="Recipes.")]) -> No
     with plain_errors():
         from accept_llm.recipe.text import read_mapping
         from accept_llm.recipe.upgrade import upgrade_text
-        from accept_llm.storage import write_text
+        from accept_llm.storage import home_path, write_text
 
         problems = Problems()
         for path in paths:
             with problems.catch(where=f"{path}: "):
+                path = home_path(path)
                 read_mapping(path)
                 # As bytes, so that the ends of lines stay; the target of a link, not the link.
                 text, lines = upgrade_text(path.read_bytes().decode("utf-8"))

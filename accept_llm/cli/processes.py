@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from accept_llm.errors import RecipeError
-from accept_llm.ranks import end_with_parent, join_srun
+from accept_llm.ranks import end_with_parent, is_rank, join_srun
+from accept_llm.training.signals import STOPS
 
 _WITH_COMMAND = ("accelerate", "accelerate.commands.accelerate_cli", "accelerate_cli")
 _ALONE = ("accelerate-launch", "accelerate.commands.launch")
+RUN = "accept_llm"
 HOW = "accelerate launch --num_processes N {} RECIPE (with --cpu on a CPU)"
 MACHINES = "on each of several: --num_machines M --machine_rank R of: {}"
 
@@ -32,14 +34,20 @@ def join_launcher() -> None:
 def ensure_ranks(engine_kind: str) -> None:
     """Returns in a process that is a rank; else becomes torchrun, which starts this machine's
     ranks."""
-    if "RANK" in os.environ:
+    if is_rank():
         return
     how = HOW.format(sys.argv[0])
     asked = _asked_of_accelerate(engine_kind, how)
     command = [sys.executable, "-m", "torch.distributed.run", *_of_torchrun(asked, how)]
     end_with_parent()
+    _run_no_file_of_the_folder()
     # In place of this process, so that exit codes pass through.
     os.execv(sys.executable, [*command, *sys.argv])
+
+
+def started_here() -> bool:
+    """Whether this process is a rank that `run_ranks` has started."""
+    return os.environ.get("TORCHELASTIC_RUN_ID") == RUN
 
 
 def run_ranks(count: int) -> int:
@@ -53,17 +61,20 @@ def run_ranks(count: int) -> int:
 
     # A rank's own message is the last thing on the screen.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the ranks as well: they decide
+    _run_no_file_of_the_folder()
+    _pass_signals_on()
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # of something else
+        os.environ.pop(name, None)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=count,
         max_restarts=0,
-        run_id="accept_llm",
+        run_id=RUN,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
-        signals_to_handle="SIGTERM,SIGHUP,SIGQUIT",
+        signals_to_handle="SIGQUIT",
     )
     try:
         elastic_launch(config, sys.executable)("-m", "accept_llm", *sys.argv[1:])
@@ -73,6 +84,30 @@ def run_ranks(count: int) -> int:
     except SignalException as stop:
         return 128 + stop.sigval
     return 0
+
+
+def _pass_signals_on() -> None:
+    """To the ranks, which end after their step; they have sessions of their own, which no terminal
+    reaches. Without a rank yet this process ends."""
+    import psutil
+
+    def pass_on(number: int, _: object) -> None:
+        ranks = [p for p in psutil.Process().children() if "accept_llm" in p.cmdline()]
+        for rank in ranks:
+            rank.send_signal(number)
+        if not ranks:
+            sys.exit(128 + number)
+
+    for number in STOPS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, pass_on)
+
+
+def _run_no_file_of_the_folder() -> None:
+    """Keeps Python from looking for modules in the current folder of the ranks, unless the package
+    itself is there (a clone that is not installed)."""
+    if Path(__file__).resolve().parents[2] != Path.cwd():
+        os.environ.setdefault("PYTHONSAFEPATH", "1")
 
 
 def _asked_of_accelerate(kind: str, how: str) -> argparse.Namespace:

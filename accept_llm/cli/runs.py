@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from accept_llm.cli.console import plain_errors, running
+from accept_llm.cli.console import complain, plain_errors, running
 from accept_llm.cli.options import Overrides, Peers, RunPath
 from accept_llm.errors import Problems, RecipeError
 
@@ -35,7 +35,12 @@ def evaluate(
         )
         with running():
             scores = api.score_split(prepared, engine, split=split, notify=_remark)
-    print(json.dumps({"split": split, **scores}))
+        found = json.dumps({"split": split, **scores})
+        try:
+            print(found, flush=True)
+        except OSError as error:  # what took long is not lost
+            complain(f"standard output: {error.strerror or error}; the scores: {found}")
+            raise typer.Exit(1) from None
 
 
 def predict(
@@ -54,8 +59,16 @@ def predict(
         from accept_llm.storage import home_path
 
         source, out = source and home_path(source), out and home_path(out)
-
         prepared, problems = None, Problems()
+        if source is None and sys.stdin is None:
+            problems.lines.append(
+                "--input: standard input is closed; allowed: an open one, or a file"
+            )
+        if out is None and sys.stdout is None:
+            problems.lines.append(
+                "--out: standard output is closed; allowed: an open one, or a file"
+            )
+        problems.check()
         with problems.catch():
             prepared, engine = api.prepare_run(
                 run, overrides or (), split=None, peers=peers, notify=_remark

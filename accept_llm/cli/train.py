@@ -1,13 +1,12 @@
 """`accept-llm train`, and what the launchers do with their engine."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from accept_llm.cli.console import notify, plain_errors, print_result, running
+from accept_llm.cli.console import going_on, notify, plain_errors, print_result, running
 from accept_llm.cli.options import (
     ChangedData,
     EngineKind,
@@ -18,7 +17,7 @@ from accept_llm.cli.options import (
     RecipePath,
     Resume,
 )
-from accept_llm.cli.processes import ensure_ranks, join_launcher, run_ranks
+from accept_llm.cli.processes import ensure_ranks, join_launcher, run_ranks, started_here
 from accept_llm.engines.facts import ALONE, RANKED, facts_of
 from accept_llm.errors import RecipeError
 from accept_llm.ranks import is_first
@@ -57,9 +56,9 @@ def train_with(
 ) -> None:
     """What `accept-llm train` and the launchers do; the engine is the caller's choice, and so is
     `nproc`, the ranks to start here. Without it a launcher has started them."""
-    if facts_of(engine_kind).has_ranks and not nproc:
-        join_launcher()
     with plain_errors():
+        if facts_of(engine_kind).has_ranks and not nproc:
+            join_launcher()
         from accept_llm import api
         from accept_llm.recipe.recipe import load_recipe
 
@@ -67,14 +66,15 @@ def train_with(
         for note in notes:
             notify(f"note: {note}")
         prepared = api.prepare(recipe, engine_kind, resume=bool(resume), force=force, notify=notify)
-        if nproc and "RANK" not in os.environ:
+        if nproc and not started_here():
             raise typer.Exit(run_ranks(nproc))
         if facts_of(engine_kind).has_ranks:
             ensure_ranks(engine_kind)
         with running():
             result = api.run(prepared, engine_kind, resume=resume, notify=notify, bar=True)
         if is_first():
-            print_result(result)
+            with going_on():
+                print_result(result)
 
 
 def launch(engine_kind: str) -> Callable[[], None]:

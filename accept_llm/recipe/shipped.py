@@ -8,6 +8,8 @@ It knows nothing of what is inside a recipe but its opening comments.
 import re
 from pathlib import Path
 
+import yaml
+
 from accept_llm.errors import RecipeError, refusal
 from accept_llm.recipe.types import NAME
 from accept_llm.storage import atomic_file, home_path
@@ -76,6 +78,10 @@ def _named_after(target: Path, source: Path) -> str:
     text = source.read_text(encoding="utf-8")
     ours = rf"\S*/{re.escape(source.name)}(?=\s)"
     text = re.sub(ours, lambda _: str(target), text, count=1)
-    if re.fullmatch(NAME, target.stem):
-        text = re.sub(r"^name: .*$", f"name: {target.stem}", text, count=1, flags=re.MULTILINE)
-    return text
+    if not re.fullmatch(NAME, target.stem):
+        got = f"recipes: got {target.name!r}, which names the copy and its runs"
+        raise RecipeError([f"{got}; allowed: letters, digits, '.', '_' and '-'"])
+    quoted = (
+        yaml.safe_dump(target.stem, width=1000).removesuffix("\n...\n").strip()
+    )  # 'yes', '2024'
+    return re.sub(r"^name: .*$", lambda _: f"name: {quoted}", text, count=1, flags=re.MULTILINE)

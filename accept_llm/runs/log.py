@@ -3,6 +3,7 @@ TensorBoard events.
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ class RunLog:
 
     def __exit__(self, *_: object) -> None:
         if self._bar:
-            self._bar.stop()
+            with suppress(OSError):  # a terminal that is gone
+                self._bar.stop()
 
     def step(self, step: int, values: dict[str, float], *, batch_size: int) -> None:
         self.seconds += values["seconds"]
@@ -117,14 +119,18 @@ class RunLog:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl; a last line that a kill cut short is left out."""
-    lines = path.read_text().splitlines()
+    lines = path.read_bytes().splitlines()
     found = []
-    for number, line in enumerate(lines):
+    for number, text in enumerate(lines):
         try:
-            found.append(json.loads(line))
+            line = json.loads(text)
         except (RecursionError, ValueError):
-            if number != len(lines) - 1:
-                raise RecipeError([f"{path}: line {number + 1} is not JSON"]) from None
+            line = None
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            found.append(line)
+        elif number != len(lines) - 1:
+            what = "is no JSON object with a step"
+            raise RecipeError([f"{path}: line {number + 1} {what}; allowed: lines of a run"])
     return found
 
 

@@ -1,6 +1,7 @@
 """Pictures and prose out of a finished run: curves.png and the model card."""
 
 import io
+import logging
 from pathlib import Path
 
 from accept_llm.runs.log import read_metrics
@@ -10,6 +11,7 @@ from accept_llm.storage import atomic_file
 
 def plot_curves(folder: Path, *, metric: str) -> Path:
     """Training loss and validation score over steps, from metrics.jsonl, as curves.png."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # its advice about its cache
     from matplotlib.figure import Figure
 
     lines = read_metrics(folder / "metrics.jsonl")

@@ -44,6 +44,8 @@ class Result(BaseModel):
     test: dict[str, float]
     rows: dict[str, int]
     """Of each split."""
+    row_digests: dict[str, str] = {}
+    """SHA-256 of each split's examples, so that evaluate knows other rows."""
     steps: int
     best_step: int
     history: list[str] = []

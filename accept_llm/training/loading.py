@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from accept_llm.adapter.card import check_fits, tokenizer_hash
+from accept_llm.adapter.card import changed_configs, check_fits, tokenizer_hash
 from accept_llm.adapter.folder import Adapter
 from accept_llm.adapter.folder import load as load_adapter
 from accept_llm.backbones.base import Backbone
@@ -75,6 +75,9 @@ def load(
     trained = load_adapter(adapter) if adapter else None
     if trained:
         check_fits(trained.card, recipe.model, info=info)
+        for name in changed_configs(trained.card, info.folder):
+            changed = f"{info.folder / name} is not as it was when the adapter was trained"
+            notify(f"note: model: {changed}; answers may differ")
     tokenizer = load_tokenizer(info.folder)
     check_tokens(tokenizer, info.folder, vocabulary=info.vocab_size)
     seed, seq2seq = recipe.train.seed, info.architecture == "seq2seq"

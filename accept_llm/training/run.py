@@ -169,6 +169,7 @@ def _trainer(
 
 def _origin(card: Card, prepared: Prepared) -> Origin:
     model = {"weights": card.model.fingerprint or "", "tokenizer": card.model.tokenizer}
+    model |= card.model.configs
     return Origin(model, {name: digest(getattr(prepared.rows, name)) for name in SPLITS})
 
 
@@ -222,6 +223,7 @@ def _finish(prepared: Prepared, loaded: Loaded, *, rows: Rows, trainer: Trainer)
         "validation": best["scores"],
         "test": score(task, rows["test"], predictions=found),
         "rows": {name: len(rows[name]) for name in SPLITS},
+        "row_digests": dict(trainer.origin.rows),
         "steps": trainer.step,
         "best_step": best["step"],
         "history": trainer.history,

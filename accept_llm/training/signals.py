@@ -6,11 +6,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-STOPS = (signal.SIGTERM, signal.SIGINT)
+STOPS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 class Stopped(RuntimeError):
-    """A signal, SIGTERM or SIGINT (Ctrl-C), has ended the run early; it can go on."""
+    """A signal has ended the run early, SIGTERM, SIGINT (Ctrl-C) or SIGHUP (its terminal is gone);
+    it can go on."""
 
     def __init__(self, number: int, step: int):
         self.number = signal.Signals(number)
@@ -25,11 +26,13 @@ class StopSignals:
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """Takes the signals, and gives them back. Only a main thread can."""
+        """Takes the signals that are not ignored (nohup's SIGHUP), and gives them back. Only a main
+        thread can."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous = {number: signal.signal(number, self.take) for number in STOPS}
+        taken = [number for number in STOPS if signal.getsignal(number) != signal.SIG_IGN]
+        previous = {number: signal.signal(number, self.take) for number in taken}
         try:
             yield
         finally:

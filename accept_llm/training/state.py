@@ -17,6 +17,7 @@ import torch
 
 from accept_llm import __version__
 from accept_llm.errors import RecipeError
+from accept_llm.runs.result import RESULT
 from accept_llm.storage import atomic_file
 from accept_llm.tasks.base import Example
 
@@ -82,7 +83,19 @@ def load_state(folder: Path) -> dict[str, Any] | None:
     except Exception as error:  # a damaged pickle may raise anything
         first = (str(error).splitlines() or ["it is cut short"])[0]
         raise RecipeError([f"resume: {path} cannot be read: {first}"]) from None
+    if not isinstance(state, dict) or not isinstance(state.get("best") or {}, dict):
+        raise RecipeError([f"resume: {path} is damaged: it holds no state of a run"])
     for part in (state, state.get("best")):
         if part and "prompt" in part:  # as it was called before there were other methods
             part["method"] = part.pop("prompt")
     return state
+
+
+def without_state(run: Path) -> str:
+    """What to say of a run that was stopped before its first state; RecipeError for a finished one,
+    whose state someone has taken away."""
+    path = run / "state" / FILE
+    if (run / RESULT).exists():
+        got = f"resume: the run in {run} is finished, but {path} is not there"
+        raise RecipeError([f"{got}; allowed: a run with its state, or another name"])
+    return f"there is no {path} yet; the run starts at step 0"

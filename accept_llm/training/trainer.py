@@ -27,7 +27,7 @@ from accept_llm.runs.log import RunLog
 from accept_llm.storage import write_json
 from accept_llm.training.evaluate import Model
 from accept_llm.training.signals import StopSignals, any_rank_got
-from accept_llm.training.state import FILE, Origin, load_state, save_state
+from accept_llm.training.state import FILE, Origin, load_state, save_state, without_state
 
 Scores = dict[str, float]
 
@@ -279,7 +279,9 @@ class Trainer:
         is damaged, or of another model or other rows (unless `changed_data`)."""
         state = load_state(self.folder / "state")
         notes: list[str] = []
-        if state is not None:
+        if state is None:
+            notes.append(without_state(self.folder))
+        else:
             origin = state.get("origin")  # an earlier version's state has none
             try:
                 notes += self.origin.changes(origin, changed_data=changed_data) if origin else []

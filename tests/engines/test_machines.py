@@ -155,7 +155,12 @@ def test_srun_of_one_task_or_with_another_launcher_changes_nothing(monkeypatch):
     join_srun()
     assert "RANK" not in os.environ
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    with pytest.raises(
+        RecipeError, match="SLURM_STEP_NUM_TASKS: got '4' without SLURM_PROCID, SLU"
+    ):
+        join_srun()
     monkeypatch.setenv("RANK", "7")
+    monkeypatch.setenv("WORLD_SIZE", "8")
     join_srun()
     assert os.environ["RANK"] == "7"
     assert "MASTER_PORT" not in os.environ

@@ -80,14 +80,46 @@ def test_what_does_not_go_together_is_refused(recipe, words):
     assert "allowed: --nproc N, with one of ddp, fsdp2, zero3" in done.stderr
 
 
-def test_sigterm_reaches_the_ranks(recipe):
-    folder = recipe.parent / "runs" / "stopped"
-    words = ("name=stopped", "train.steps=100000", "train.save_every=100000", "--nproc", "2")
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
+def test_a_signal_reaches_the_ranks(recipe, number, code):
+    name = f"stopped{code}"
+    folder = recipe.parent / "runs" / name
+    words = (f"name={name}", "train.steps=100000", "train.save_every=100000", "--nproc", "2")
     with subprocess.Popen(command(recipe, *words), env=ENVIRONMENT, cwd=recipe.parent) as process:
         path, until = folder / "metrics.jsonl", time.monotonic() + 120
         while not (path.exists() and len(path.read_text()) > 500) and time.monotonic() < until:
             time.sleep(0.1)
-        os.kill(process.pid, signal.SIGTERM)
-        assert process.wait(60) == 143
+        os.kill(process.pid, number)
+        assert process.wait(60) == code
     assert (folder / "state" / "state.pt").exists()
     assert max(line["step"] for line in metrics(folder, of="loss")) < 100_000
+
+
+def test_ranks_run_no_file_of_the_current_folder(recipe):
+    (recipe.parent / "tokenizers.py").write_text("raise SystemExit('the user file was run')\n")
+    try:
+        script = "from accept_llm.cli.main import main; main()"
+        command = [sys.executable, "-P", "-c", script, "train", str(recipe), "name=safe"]
+        done = subprocess.run(
+            [*command, "train.steps=1", "--nproc", "2"],
+            **{"env": ENVIRONMENT, "cwd": recipe.parent, "capture_output": True, "text": True},
+            check=False,
+        )
+    finally:
+        (recipe.parent / "tokenizers.py").unlink()
+    assert done.returncode == 0, done.stderr
+    assert "the user file was run" not in done.stderr
+
+
+def test_a_rank_of_something_else_changes_nothing(recipe):
+    """Containers set RANK, too; ours need WORLD_SIZE beside it."""
+    own = {"RANK": "1", "LOCAL_RANK": "1"}
+    words = (str(recipe), "name=foreign", "train.steps=1", "--nproc", "2")
+    command = [sys.executable, "-m", "accept_llm", "train", *words]
+    done = subprocess.run(
+        command, env=ENVIRONMENT | own, cwd=recipe.parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 steps" in done.stdout or "1 steps" in done.stdout

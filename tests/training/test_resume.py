@@ -19,6 +19,7 @@ from support.runs import finish, kill, metrics, start, wait_for_step, write_reci
 
 import accept_llm
 from accept_llm.errors import RecipeError
+from accept_llm.runs.log import read_metrics
 from accept_llm.training.state import FILE, load_state, save_state
 
 STEPS = 40
@@ -96,7 +97,9 @@ def test_kill_before_the_first_state(recipe, undisturbed):
     assert_same_outcome(folder, undisturbed)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_a_signal_leaves_a_state_and_its_exit_code(recipe, undisturbed, number, code):
     name = f"stopped-{code}"
     folder = recipe.parent / "runs" / name
@@ -219,6 +222,59 @@ def test_another_model_is_refused(recipe, tmp_path, tiny_llama):
     changes = {"name": "model", "train.save_every": 1000, "model.path": str(other)}
     with pytest.raises(RecipeError, match="resume: the weights of the model is not that of the"):
         accept_llm.train(recipe, changes, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [("config.json", "rms_norm_eps", 0.1), ("tokenizer_config.json", "bos_token", "</s>")],
+)
+def test_other_settings_of_the_model_are_refused_and_said(
+    recipe, tmp_path, tiny_llama, file, key, value
+):
+    """By --resume; evaluate says it, as another transformers may have written the same model."""
+    model = shutil.copytree(tiny_llama, tmp_path / "model")
+    changes = {"name": file, "model.path": str(model), "train.steps": 5}
+    accept_llm.train(recipe, changes)
+    settings = json.loads((model / file).read_text())
+    (model / file).write_text(json.dumps(settings | {"transformers_version": "4.0.0"}))
+    said: list[str] = []
+    folder = recipe.parent / "runs" / file
+    same = accept_llm.evaluate(folder, notify=said.append)
+    assert not said
+    (model / file).write_text(json.dumps(settings | {key: value}))
+    with pytest.raises(
+        RecipeError, match=f"resume: the {file} of the model is not that of the run"
+    ):
+        accept_llm.train(recipe, changes | {"train.steps": 6}, resume=True)
+    assert accept_llm.evaluate(folder, notify=said.append) != same
+    assert f"{model / file} is not as it was when the adapter was trained" in "".join(said)
+
+
+def test_a_finished_run_without_its_state_is_refused(recipe):
+    changes = {"name": "stateless", "train.steps": 5}
+    accept_llm.train(recipe, changes)
+    shutil.rmtree(recipe.parent / "runs/stateless/state")
+    with pytest.raises(
+        RecipeError, match=r"resume: the run in .* is finished, but .*state.pt is not"
+    ):
+        accept_llm.train(recipe, changes, resume=True)
+
+
+@pytest.mark.parametrize("held", [None, [1], torch.zeros(2), {"best": 3}])
+def test_a_state_that_is_none_is_refused(tmp_path, held):
+    torch.save(held, tmp_path / "state.pt")
+    with pytest.raises(RecipeError, match=r"resume: .*state.pt is damaged: it holds no state of a"):
+        load_state(tmp_path)
+
+
+@pytest.mark.parametrize("line", [b"{}", b"[]", b"\xff\xfe", b'{"step": "x"}'])
+def test_metrics_that_are_none_are_refused(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 2}\n')
+    with pytest.raises(RecipeError, match=r"metrics.jsonl: line 2 is no JSON object with a step"):
+        read_metrics(path)
+    path.write_bytes(b'{"step": 1}\n{"st')
+    assert read_metrics(path) == [{"step": 1}]
 
 
 def test_a_finished_run_can_be_made_longer(recipe, tmp_path):
