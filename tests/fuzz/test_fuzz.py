@@ -49,12 +49,13 @@ def run_cases(
     recipes = Recipes(world, seed, count=max(numbers) + 1) if sort == "recipes" else None
     found, codes, seconds = [], Counter[tuple[str, int]](), 0.0
     for number in numbers:
-        own = folder / f"{sort}-{seed}-{number}"
-        own.mkdir()
+        whole = folder / f"{sort}-{seed}-{number}"
+        own = whole / "work"  # so that `..` is the case's own too
+        own.mkdir(parents=True)
         case = make_case(sort, own, world=world, place=(seed, number), recipes=recipes)
         wrong = []
         for command in case.commands:
-            before = contents(own)
+            before = contents(whole)
             ended = server.run(command, own, given=case.given)
             codes[command[0], ended.code] += 1
             seconds += ended.cpu_seconds
@@ -65,8 +66,9 @@ def run_cases(
             how = f'ACCEPT_FUZZ_CASE="{sort} {seed} {number}"'
             found.append("\n    ".join((f"{how}: {describe(case)}", *wrong, f"kept: {own}")))
         else:
-            shutil.rmtree(own)
+            shutil.rmtree(whole)
     print(f"{sort}: {dict(sorted(codes.items()))}, {seconds:.0f} s of CPU time")
+    assert {code for _, code in codes} >= {0, 2} or ONE, "all were refused, or none was"
     return found
 
 

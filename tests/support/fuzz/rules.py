@@ -57,11 +57,11 @@ def broken_rules(
 
 
 def _lost(command: list[str], code: int, *, folder: Path, before: dict[str, str]) -> list[str]:
-    after = contents(folder)
+    after = contents(folder.parent)
     found = [
         f"{name} is lost or changed" for name, digest in before.items() if after.get(name) != digest
     ]
-    found += [f"{p} is left behind" for p in folder.rglob(".*") if DRAFT.fullmatch(p.name)]
+    found += [f"{p} is left behind" for p in folder.parent.rglob(".*") if DRAFT.fullmatch(p.name)]
     new = sorted(set(after) - set(before))
     if code == 2 and new:
         found.append(f"exit code 2, and new files: {new[:4]}")
