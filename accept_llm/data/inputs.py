@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -133,8 +133,9 @@ def open_output(out: Path | None) -> Iterator[Callable[[Mapping[str, Any]], None
         plain = not (sys.stdout.encoding or "").lower().startswith("utf")
         yield lambda answer: print(json.dumps(answer, ensure_ascii=plain), flush=True)
         return
-    try:
-        with growing_file(out) as file:
-            yield lambda answer: append_line(file, json.dumps(answer, ensure_ascii=False))
-    except (BlockingIOError, FileExistsError) as error:
-        raise RecipeError([f"--out: cannot write {out} ({error.strerror})"]) from None
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(growing_file(out))
+        except OSError as error:
+            raise RecipeError([f"--out: cannot write {out} ({error.strerror})"]) from None
+        yield lambda answer: append_line(file, json.dumps(answer, ensure_ascii=False))
