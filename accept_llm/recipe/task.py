@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from accept_llm.recipe.types import Count, PathText, Size, Spec
+from accept_llm.recipe.types import Count, PathText, Size, Spec, possible_path
 from accept_llm.tasks.base import AnswerKind, Task, nfc
 from accept_llm.tasks.table import TASKS
 
@@ -35,12 +35,14 @@ class _Task(Spec):
 
 
 def _file_or_share(value: Any) -> Any:
-    if isinstance(value, str) or (isinstance(value, float) and 0 < value < 1):
+    if isinstance(value, str):
+        return possible_path(value)
+    if isinstance(value, float) and 0 < value < 1:
         return value
     raise ValueError("a file, or a share of the training rows between 0 and 1")
 
 
-FileOrShare = Annotated[PathText | float, BeforeValidator(_file_or_share)]
+FileOrShare = Annotated[str | float, BeforeValidator(_file_or_share)]
 
 
 class BuiltinTask(_Task):

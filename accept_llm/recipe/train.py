@@ -17,7 +17,7 @@ from accept_llm.recipe.types import Count, Positive, Rate, Size, Spec
 HEAD = "head"  # the group of the head's parameters
 HEAD_RATE = 1e-3
 
-_NUMBER = {"type": "number", "minimum": 0, "maximum": 1e6}
+_NUMBER = {"type": "number", "minimum": 0, "maximum": 1e30}
 
 
 def _number_or_groups(value: Any) -> Any:
@@ -27,7 +27,7 @@ def _number_or_groups(value: Any) -> Any:
     try:
         TypeAdapter(Rate).validate_python(value)
     except ValidationError:
-        allowed = "a number of at least 0, or a mapping of groups to such; none above 1e6"
+        allowed = "a number of at least 0, or a mapping of groups to such; none above 1e30"
         raise ValueError(allowed) from None
     return {}
 

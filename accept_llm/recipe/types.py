@@ -18,13 +18,13 @@ Count = Annotated[int, Field(ge=1, le=LARGEST), _NoBool]
 Size = Annotated[int, Field(ge=0, le=LARGEST), _NoBool]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), _NoBool]
 # More than any optimizer's step survives; torch cannot take the largest floats at all.
-Rate = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False), _NoBool]
+Rate = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False), _NoBool]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Name = Annotated[str, Field(pattern=NAME, max_length=200)]
 LONGEST_NAME, LONGEST_PATH = 255, 4000  # bytes that Linux takes, with room for what lies below
 
 
-def _possible(path: str) -> str:
+def possible_path(path: str) -> str:
     """A path that an operating system can look for."""
     names = [name.encode("utf-8", "surrogatepass") for name in path.split("/")]
     if "\0" in path or max(map(len, names)) > LONGEST_NAME or len(path) > LONGEST_PATH:
@@ -33,7 +33,7 @@ def _possible(path: str) -> str:
     return path
 
 
-PathText = Annotated[str, AfterValidator(_possible)]
+PathText = Annotated[str, AfterValidator(possible_path)]
 """A file or a folder; whether it is there, others look."""
 
 
