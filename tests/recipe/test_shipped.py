@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from support.commands import ROOT
 
+from accept_llm.errors import RecipeError
 from accept_llm.recipe.recipe import load_recipe
 from accept_llm.recipe.shipped import copy_recipe, describe_recipe, shipped_recipes, shipped_sweeps
 
@@ -67,10 +69,13 @@ def test_copy_recipe_never_overwrites(tmp_path: Path) -> None:
 
 def test_a_copy_is_named_after_its_file(tmp_path: Path) -> None:
     """So that the run of mine.yaml is runs/mine."""
-    for file, name in {"mine.yaml": "mine", "a b.yaml": "smollm2_sst2"}.items():
+    for file in ("mine.yaml", "yes.yaml", "2024.yaml", "1e3.yaml"):
         text = copy_recipe("smollm2_sst2", tmp_path / file).read_text()
-        assert f"\nname: {name}\n" in text
+        assert yaml.safe_load(text)["name"] == file.removesuffix(".yaml")
         assert text.startswith(f"# accept-llm train {tmp_path / file}\n")
+    with pytest.raises(RecipeError, match=r"recipes: got 'a b.yaml', which names the copy and its"):
+        copy_recipe("smollm2_sst2", tmp_path / "a b.yaml")
+    assert not (tmp_path / "a b.yaml").exists()
 
 
 def test_copy_recipe_knows_what_you_meant(tmp_path: Path) -> None:
