@@ -246,7 +246,7 @@ def test_other_settings_of_the_model_are_refused_and_said(
         RecipeError, match=f"resume: the {file} of the model is not that of the run"
     ):
         accept_llm.train(recipe, changes | {"train.steps": 6}, resume=True)
-    assert accept_llm.evaluate(folder, notify=said.append) != same
+    assert (accept_llm.evaluate(folder, notify=said.append) == same) is (file != "config.json")
     assert f"{model / file} is not as it was when the adapter was trained" in "".join(said)
 
 
