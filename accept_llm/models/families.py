@@ -3,7 +3,8 @@
 from typing import Any
 
 from accept_llm.errors import RecipeError
-from accept_llm.models.folder import CONFIG, SEQ2SEQ, ModelInfo
+from accept_llm.models.config import SEQ2SEQ
+from accept_llm.models.folder import CONFIG, ModelInfo
 
 # tests/backbones/test_families.py holds each to transformers: states, logits, likelihoods.
 PADDED = (

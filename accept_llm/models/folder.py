@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from accept_llm.errors import did_you_mean, short
+from accept_llm.models.config import SEQ2SEQ, read_sizes, t5_problems
 from accept_llm.models.headers import read_header, read_shapes
 from accept_llm.models.tokenizer_files import TOKENIZERS, tokenizer_problems
 from accept_llm.recipe.budget import LinearSize
@@ -24,30 +25,10 @@ LORA = "adapter_config.json"  # PEFT's
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
-SEQ2SEQ = ("t5",)  # T5, T5 v1.1 and Flan-T5: the encoder-decoders that can be used
-# fmt: off
-ENCODER_DECODERS = frozenset({
-    "bart", "blenderbot", "encoder-decoder", "fsmt", "led", "longt5", "m2m_100", "marian", "mbart",
-    "mt5", "pegasus", "prophetnet", "switch_transformers", "t5encoder", "t5gemma", "umt5",
-    "whisper",
-})
-ENCODERS = frozenset({
-    "albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "eurobert",
-    "longformer", "modernbert", "mpnet", "nomic-bert", "roberta", "xlm-roberta",
-})
-# fmt: on
-
-_SIZES = {
-    "hidden_size": ("hidden_size", "n_embd", "d_model"),
-    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
-    "vocab_size": ("vocab_size",),
-}
-_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 _EMBEDDINGS = (
     *("embed_tokens.weight", "shared.weight", "wte.weight"),
     *("word_embeddings.weight", "embed_in.weight"),
 )
-_NEEDED = "a causal LM or T5 is needed"
 
 
 @dataclass(frozen=True)
@@ -66,6 +47,8 @@ class ModelInfo:
     """config.json."""
     linears: tuple[LinearSize, ...] = field(default=(), compare=False, repr=False)
     """The linear layers, layer by layer."""
+    rope: str = field(default="", compare=False)
+    """The rope_type that allows no more positions; see rope.py."""
 
     @property
     def has_adapter(self) -> bool:
@@ -77,23 +60,14 @@ class ModelInfo:
         return "seq2seq" if self.model_type in SEQ2SEQ else "causal"
 
 
-def refuse_type(model_type: str) -> str | None:
-    """Why a model of this type cannot be used; None when it is T5 or may be a causal LM."""
-    if model_type in ENCODER_DECODERS:
-        return f"got {model_type!r}, an encoder-decoder; {_NEEDED}"
-    if model_type in ENCODERS:
-        return f"got {model_type!r}, an encoder; {_NEEDED}"
-    return None
-
-
 def check_folder(folder: Path) -> tuple[ModelInfo | None, list[str]]:
     """The model in `folder`, or None and one line for each problem (without a field path)."""
     config, problems = _read_config(folder)
-    sizes, more = _read_sizes(config, folder / CONFIG) if config else ({}, [])
+    sizes, more = read_sizes(config, folder / CONFIG) if config else ({}, [])
     problems += more
     problems += tokenizer_problems(folder, sizes.get("vocab_size"))
     if sizes.get("model_type") in SEQ2SEQ:
-        problems += [f"{folder / CONFIG} {line}" for line in _t5_problems(config, sizes)]
+        problems += [f"{folder / CONFIG} {line}" for line in t5_problems(config, sizes)]
     files, more = weight_files(folder)
     problems += more
     shapes: dict[str, list[int]] = {}
@@ -115,7 +89,7 @@ def check_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
     """The config.json of a folder that may hold nothing else, and what is wrong with it and with a
     tokenizer beside it."""
     config, problems = _read_config(folder)
-    sizes, more = _read_sizes(config, folder / CONFIG) if config else ({}, [])
+    sizes, more = read_sizes(config, folder / CONFIG) if config else ({}, [])
     problems += more
     if any((folder / name).is_file() for name in TOKENIZERS):
         problems += tokenizer_problems(folder, sizes.get("vocab_size"))
@@ -141,64 +115,6 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
     if (folder / LORA).is_file():
         return {}, [f"{folder} has no {CONFIG}; an adapter is there; needed: its base model"]
     return {}, [f"{folder} has no {CONFIG}; allowed: a folder as save_pretrained writes it"]
-
-
-def _read_sizes(config: dict[str, Any], path: Path) -> tuple[dict[str, Any], list[str]]:
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str):
-        return {}, [f"{path} has no model_type; a causal LM's is needed, such as 'llama', or t5"]
-    refused = refuse_type(model_type)
-    if refused is None and config.get("is_encoder_decoder") and model_type not in SEQ2SEQ:
-        refused = f"got {model_type!r}, an encoder-decoder; {_NEEDED}"
-    if refused:
-        return {}, [f"{path}: model_type: {refused}"]
-    problems = []
-    if config.get("quantization_config"):
-        problems.append(
-            f"{path}: quantization_config: the weights are quantised; allowed: plain bf16, fp16 "
-            "or fp32 weights"
-        )
-    narrow, wide = config.get("word_embed_proj_dim"), config.get("hidden_size")
-    if narrow is not None and narrow != wide:  # OPT-350M
-        what = f"word_embed_proj_dim is {narrow} and hidden_size {wide}"
-        problems.append(f"{path}: {what}; needed: embeddings as wide as the layers")
-    nested = config.get("text_config")
-    text = config | nested if isinstance(nested, dict) else config
-    sizes: dict[str, Any] = {"model_type": model_type, "max_positions": None}
-    for size, names in _SIZES.items():
-        sizes[size] = _positive(text, names)
-        if sizes[size] is None:
-            problems.append(f"{path} has no whole number above 0 for {' or '.join(names)}")
-    if model_type not in SEQ2SEQ:  # T5's positions are relative: its n_positions limits nothing
-        sizes["max_positions"] = _positive(text, _POSITIONS)
-    return sizes, problems
-
-
-def _t5_problems(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> Iterator[str]:
-    """What a decoder and relative positions need of a config."""
-    start, vocabulary = config.get("decoder_start_token_id"), sizes.get("vocab_size") or 2**31
-    if start is None:
-        todo = "the token that a decoder begins with (T5's is 0) must be in it"
-        yield f"has no decoder_start_token_id; {todo}"
-    elif type(start) is not int or not 0 <= start < vocabulary:
-        needed = f"a token from 0 to {vocabulary - 1}"
-        yield f"has decoder_start_token_id {short(start)}; needed: {needed}"
-    buckets = config.get("relative_attention_num_buckets", 32)
-    if type(buckets) is not int or buckets < 4:
-        yield f"has relative_attention_num_buckets {short(buckets)}; needed: a whole number from 4"
-        return
-    most = config.get("relative_attention_max_distance", 128)
-    if type(most) is not int or most <= buckets // 2:
-        needed = f"a whole number above {buckets // 2}, half the buckets"
-        yield f"has relative_attention_max_distance {short(most)}; needed: {needed}"
-
-
-def _positive(config: dict[str, Any], names: Sequence[str]) -> int | None:
-    for name in names:
-        value = config.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    return None
 
 
 # --- weights ----------------------------------------------------------------------------
