@@ -62,6 +62,7 @@ def read_sizes(config: dict[str, Any], path: Path) -> tuple[dict[str, Any], list
         problems.append(f"{path}: {what}; needed: embeddings as wide as the layers")
     nested = config.get("text_config")
     text = config | nested if isinstance(nested, dict) else config
+    problems += [f"{path}: {line}" for line in _direction_problems(text)]
     sizes: dict[str, Any] = {"model_type": model_type, "max_positions": None}
     for size, names in _SIZES.items():
         sizes[size] = _positive(text, names)
@@ -73,6 +74,16 @@ def read_sizes(config: dict[str, Any], path: Path) -> tuple[dict[str, Any], list
         except ValueError as error:
             problems.append(f"{path}: {error}")
     return sizes, problems
+
+
+def _direction_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """Settings by which a type that is causal looks both ways (EmbeddingGemma)."""
+    both = config.get("use_bidirectional_attention")
+    if both and both != "vision":  # Gemma 4's, of images alone
+        yield f"use_bidirectional_attention: got {short(both)}; allowed: false; {_NEEDED}"
+    causal = config.get("is_causal")  # transformers' masks read it for any type
+    if causal is not None and not causal:
+        yield f"is_causal: got {short(causal)}; allowed: true; {_NEEDED}"
 
 
 def _positions(config: Mapping[str, Any]) -> dict[str, Any]:

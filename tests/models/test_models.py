@@ -143,6 +143,18 @@ def test_config_is_not_json(folder, text):
             "quantization_config: the weights are quantised; allowed: plain bf16, fp16 or fp32 "
             "weights",
         ),
+        (
+            {"model_type": "gemma3_text", "use_bidirectional_attention": True},
+            "use_bidirectional_attention: got True; allowed: false; a causal LM or T5 is needed",
+        ),
+        (
+            {"model_type": "gemma4", "use_bidirectional_attention": "all"},
+            "use_bidirectional_attention: got 'all'; allowed: false; a causal LM or T5 is needed",
+        ),
+        (
+            {"is_causal": False},
+            "is_causal: got False; allowed: true; a causal LM or T5 is needed",
+        ),
     ],
 )
 def test_models_of_another_kind(folder, changes, said):
