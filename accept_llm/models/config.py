@@ -68,6 +68,10 @@ def read_sizes(config: dict[str, Any], path: Path) -> tuple[dict[str, Any], list
         sizes[size] = _positive(text, names)
         if sizes[size] is None:
             problems.append(f"{path} has no whole number above 0 for {' or '.join(names)}")
+    said = {name: n for name in _SIZES["layers"] if (n := _positive(text, [name]))}
+    if len(set(said.values())) > 1:
+        each = " and ".join(f"{name} {short(n)}" for name, n in said.items())
+        problems.append(f"{path} has {each}; they must agree")
     if model_type not in SEQ2SEQ:  # T5's positions are relative: its n_positions limits nothing
         try:
             sizes |= _positions(text)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from accept_llm.errors import did_you_mean, short
 from accept_llm.models.config import SEQ2SEQ, read_sizes, t5_problems
-from accept_llm.models.headers import read_header, read_shapes
+from accept_llm.models.headers import FLOATS, StoredTensor, read_header
 from accept_llm.models.tokenizer_files import TOKENIZERS, tokenizer_problems
 from accept_llm.recipe.budget import LinearSize
 from accept_llm.storage import read_json
@@ -70,12 +70,14 @@ def check_folder(folder: Path) -> tuple[ModelInfo | None, list[str]]:
         problems += [f"{folder / CONFIG} {line}" for line in t5_problems(config, sizes)]
     files, more = weight_files(folder)
     problems += more
-    shapes: dict[str, list[int]] = {}
+    stored: dict[str, StoredTensor] = {}
     for file in files:
         try:
-            shapes |= read_shapes(file)
+            stored |= read_header(file)
         except ValueError as error:
             problems.append(str(error))
+    problems += _dtype_problems(stored)
+    shapes = {name: list(tensor.shape) for name, tensor in stored.items()}
     if not any("word_embed_proj_dim" in line for line in problems):
         problems += _embedding_problems(shapes, sizes)
     problems += _layer_problems(shapes, sizes, config=config)
@@ -217,6 +219,23 @@ def _is_vocabulary(name: str) -> bool:
     return name.endswith((*_EMBEDDINGS, "lm_head.weight", "embed_out.weight"))
 
 
+def _dtype_problems(stored: Mapping[str, StoredTensor]) -> list[str]:
+    """Weights of numbers that mean nothing without scales. Masks and places may be whole numbers,
+    and some models have them."""
+    wrong = {
+        name: tensor
+        for name, tensor in stored.items()
+        if tensor.dtype not in FLOATS
+        and (name.endswith(".weight") or tensor.dtype.startswith(("F8", "F6", "F4", "C")))
+    }
+    if not wrong:
+        return []
+    name, tensor = next(iter(wrong.items()))
+    more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+    got = f"{tensor.file}: {name} has dtype {tensor.dtype}{more}"
+    return [f"{got}; allowed: {', '.join(FLOATS)}"]
+
+
 def _embedding_problems(shapes: dict[str, list[int]], sizes: dict[str, Any]) -> list[str]:
     if not sizes.get("hidden_size") or not sizes.get("vocab_size"):
         return []
@@ -235,9 +254,12 @@ def _layer_problems(
     shapes: Mapping[str, Any], sizes: Mapping[str, Any], *, config: Mapping[str, Any]
 ) -> Iterator[str]:
     """Lines where the config has more layers than the weights, or leaves some of them out. Names
-    without a number count for nothing, and neither do the layers that predict further tokens."""
-    if not sizes.get("layers") or config.get("num_nextn_predict_layers"):
+    without a number count for nothing, and neither do the layers that predict further tokens, which
+    transformers leaves out."""
+    if not sizes.get("layers"):
         return
+    further = config.get("num_nextn_predict_layers")
+    further = further if isinstance(further, int) else 0
     stacks = {"": sizes["layers"]}
     if sizes["model_type"] in SEQ2SEQ:
         decoder = config.get("num_decoder_layers")
@@ -245,7 +267,7 @@ def _layer_problems(
     for stack, said in stacks.items():
         numbers = [_LAYER.search(name) for name in shapes if name.startswith(stack)]
         found = max((int(number[1]) for number in numbers if number), default=-1) + 1
-        if found and said != found:
+        if found and not said <= found <= said + further:
             what = f"{CONFIG} says {short(said)} {stack.strip('.') or 'hidden'} layers"
             yield f"{what}, and the weights have {found}; they must agree"
 

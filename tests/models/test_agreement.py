@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.families import save_family
 
 from accept_llm.backbones.empty import make_empty
 from accept_llm.backbones.loading import load_backbone
 from accept_llm.errors import RecipeError
+from accept_llm.models.families import PADDED
 from accept_llm.models.find import inspect_model
 from accept_llm.models.folder import ModelInfo
 from accept_llm.models.tokenizer import check_tokens, load_tokenizer
@@ -65,6 +67,28 @@ def test_layers_of_the_config_and_of_the_weights(llama: Path, t5: Path, layers: 
     assert said in refused(llama)
     edit(t5 / "config.json", num_decoder_layers=layers)
     assert f"config.json says {layers} decoder layers, and the weights" in refused(t5)
+
+
+def test_two_numbers_of_layers(llama: Path) -> None:
+    """Only a family's own name counts for transformers, and which that is, it alone knows."""
+    edit(llama / "config.json", n_layers=1)
+    assert "config.json has num_hidden_layers 2 and n_layers 1; they must agree" in refused(llama)
+
+
+def test_layers_that_predict_further_tokens_count_for_nothing(llama: Path) -> None:
+    edit(llama / "config.json", num_hidden_layers=1, num_nextn_predict_layers=1)
+    assert look(llama).layers == 1
+    edit(llama / "config.json", num_hidden_layers=3)
+    assert "config.json says 3 hidden layers, and the weights have 2" in refused(llama)
+
+
+@pytest.mark.parametrize("family", PADDED)
+def test_layers_of_every_family(tmp_path: Path, tiny_llama: Path, family: str) -> None:
+    """A checkpoint of two would be read as one of its first layer alone."""
+    config = json.loads((save_family(tmp_path, tiny_llama, family) / "config.json").read_text())
+    names = {"num_hidden_layers", "n_layer", "n_layers", "num_layers"} & set(config)
+    edit(tmp_path / "config.json", **dict.fromkeys(names, 1))
+    assert "config.json says 1 hidden layers, and the weights have 2" in refused(tmp_path)
 
 
 @pytest.mark.parametrize(
