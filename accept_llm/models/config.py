@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from accept_llm.errors import short
+from accept_llm.errors import refusal, short
 from accept_llm.models.rope import steady_positions
 
 SEQ2SEQ = ("t5",)  # T5, T5 v1.1 and Flan-T5: the encoder-decoders that can be used
@@ -28,6 +28,23 @@ _SIZES = {
     "vocab_size": ("vocab_size",),
 }
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
+_HEADS = (
+    *("num_attention_heads", "num_key_value_heads", "head_dim", "n_head", "n_heads"),
+    *("num_heads", "d_kv"),
+)
+_ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function")
+# transformers' ACT2FN, and the types whose embeddings have a padding_idx (tests/models).
+ACTIVATIONS = (
+    *("gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python"),
+    *("gelu_python_tanh", "gelu_pytorch_tanh", "hardswish", "laplace", "leaky_relu", "linear"),
+    *("mish", "prelu", "quick_gelu", "relu", "relu2", "relu6", "sigmoid", "silu"),
+    *("sqrtsoftplus", "swish", "tanh", "xielu"),
+)
+PADDING = (
+    *("cohere", "cohere2", "gemma", "gemma2", "gemma3_text", "glm", "granite", "granitemoe"),
+    *("llama", "mistral", "mixtral", "olmo", "olmo2", "olmoe", "opt", "phi", "phi3", "qwen2"),
+    *("qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "stablelm", "starcoder2"),
+)
 _NEEDED = "a causal LM or T5 is needed"
 
 
@@ -62,7 +79,7 @@ def read_sizes(config: dict[str, Any], path: Path) -> tuple[dict[str, Any], list
         problems.append(f"{path}: {what}; needed: embeddings as wide as the layers")
     nested = config.get("text_config")
     text = config | nested if isinstance(nested, dict) else config
-    problems += [f"{path}: {line}" for line in _direction_problems(text)]
+    problems += [f"{path}: {line}" for line in (*_direction_problems(text), *_value_problems(text))]
     sizes: dict[str, Any] = {"model_type": model_type, "max_positions": None}
     for size, names in _SIZES.items():
         sizes[size] = _positive(text, names)
@@ -88,6 +105,25 @@ def _direction_problems(config: Mapping[str, Any]) -> Iterator[str]:
     causal = config.get("is_causal")  # transformers' masks read it for any type
     if causal is not None and not causal:
         yield f"is_causal: got {short(causal)}; allowed: true; {_NEEDED}"
+
+
+def _value_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """Values of which transformers makes no model, and says so late."""
+    for name in _HEADS:
+        value = config.get(name)
+        is_list = isinstance(value, list)  # of some families, one for each layer
+        if value is not None and not is_list and (type(value) is not int or value < 1):
+            yield f"{name}: got {short(value)}; allowed: a whole number above 0"
+    for name in _ACTIVATIONS:
+        value = config.get(name)
+        if value is not None and value not in ACTIVATIONS:
+            yield f"{name}: {refusal(value, ACTIVATIONS, allowed=', '.join(ACTIVATIONS))}"
+    padding, vocabulary = config.get("pad_token_id"), _positive(config, _SIZES["vocab_size"])
+    if padding is None or vocabulary is None or config.get("model_type") not in PADDING:
+        return
+    if type(padding) is not int or not -vocabulary <= padding < vocabulary:  # -1 is in some
+        needed = f"a token from 0 to {vocabulary - 1}, or null"
+        yield f"pad_token_id: got {short(padding)}; allowed: {needed}"
 
 
 def _positions(config: Mapping[str, Any]) -> dict[str, Any]:

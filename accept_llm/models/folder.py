@@ -81,6 +81,7 @@ def check_folder(folder: Path) -> tuple[ModelInfo | None, list[str]]:
     if not any("word_embed_proj_dim" in line for line in problems):
         problems += _embedding_problems(shapes, sizes)
     problems += _layer_problems(shapes, sizes, config=config)
+    problems += _width_problems(shapes, config)
     if problems:
         return None, problems
     linears = linear_sizes(shapes, sizes["model_type"])
@@ -245,6 +246,24 @@ def _embedding_problems(shapes: dict[str, list[int]], sizes: dict[str, Any]) -> 
         for name, shape in shapes.items()
         if name.endswith(_EMBEDDINGS) and shape != config
     ]
+
+
+# Types whose dense layers are all as wide as intermediate_size.
+_GATED = (
+    *("cohere", "cohere2", "gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral"),
+    *("olmo", "olmo2", "qwen2", "qwen3", "smollm3", "stablelm"),
+)
+
+
+def _width_problems(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> list[str]:
+    width = config.get("intermediate_size")
+    if width is None or config.get("model_type") not in _GATED:
+        return []
+    for name, shape in shapes.items():
+        if name.endswith((".mlp.gate_proj.weight", ".mlp.up_proj.weight")) and shape[:1] != [width]:
+            got = f"{CONFIG}: intermediate_size: got {short(width)}"
+            return [f"{got}, but {name} is {list(shape)}; they must agree"]
+    return []
 
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d{1,9})\.")
