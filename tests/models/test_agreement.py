@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.families import model_of, save_family
+from support.tiny_models import save_sentencepiece
 
 from accept_llm.backbones.empty import make_empty
 from accept_llm.backbones.loading import load_backbone
@@ -227,6 +228,42 @@ def test_an_index_without_its_notes(llama: Path, notes: Any) -> None:
 def test_a_length_that_is_no_number(llama: Path, longest: Any) -> None:
     edit(llama / "tokenizer_config.json", model_max_length=longest)
     assert "model_max_length: got " in refused(llama)
+
+
+@pytest.mark.parametrize("name", [3, ["a"], {}])
+def test_a_class_that_is_no_name(llama: Path, name: Any) -> None:
+    edit(llama / "tokenizer_config.json", tokenizer_class=name)
+    assert "tokenizer_class: got " in refused(llama)
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "config.json"])
+def test_a_class_that_transformers_lacks(llama: Path, file: str) -> None:
+    """It would take another, silently."""
+    edit(llama / "tokenizer_config.json", tokenizer_class=None)
+    edit(llama / file, tokenizer_class="FooTokenizer")
+    said = rf"model: .*{file}: tokenizer_class: got 'FooTokenizer', which transformers 5.* have; al"
+    with pytest.raises(RecipeError, match=said):
+        load_tokenizer(llama)
+
+
+CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast", "GPT2TokenizerFast", None)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_classes_that_it_has(llama: Path, name: str | None) -> None:
+    edit(llama / "tokenizer_config.json", tokenizer_class=name)
+    assert load_tokenizer(llama)
+
+
+def test_a_class_that_reads_other_files(tmp_path: Path) -> None:
+    """An empty GPT-2 vocabulary beside a tokenizer of sentencepiece."""
+    save_sentencepiece(tmp_path, "llama")
+    (tmp_path / "tokenizer.json").unlink()
+    assert load_tokenizer(tmp_path)
+    edit(tmp_path / "tokenizer_config.json", tokenizer_class="GPT2Tokenizer")
+    said = "got 'GPT2Tokenizer', which reads vocab.json, merges.txt or tokenizer.json; there: token"
+    with pytest.raises(RecipeError, match=said):
+        load_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize("key", ["normalizer", "pre_tokenizer", "decoder", "version", "padding"])

@@ -270,6 +270,15 @@ def test_a_pointer_of_git_lfs_is_no_file(folder, name):
     ]
 
 
+def test_a_web_page_is_no_tokenizer(folder):
+    """What a download without a login leaves behind."""
+    (folder / "tokenizer.model").write_text("<!DOCTYPE html><html>log in</html>")
+    assert folder_problems(folder) == [
+        f"model.path: {folder / 'tokenizer.model'} is no tokenizer: it begins as a web page does; "
+        "download it again"
+    ]
+
+
 @pytest.mark.parametrize(
     "name", ["tokenizer.json", "special_tokens_map.json", "generation_config.json"]
 )
