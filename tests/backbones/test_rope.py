@@ -28,6 +28,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"rope_parameters": LONG}),
     "dynamic": ("llama", {"rope_parameters": DYNAMIC, "max_position_embeddings": 16}),
 }
+NESTED = {
+    "full_attention": LONG,
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+}
+CASES["gemma3"] = ("gemma3_text", {"rope_parameters": NESTED, "layer_types": list(NESTED)})
 EVERY = pytest.mark.parametrize("case", CASES)
 
 
@@ -46,7 +51,7 @@ def test_up_to_the_limit_a_batch_reads_what_each_text_alone_does(case: str, layo
             close(backbone(batch, prompt, reads="states"), want)
 
 
-@pytest.mark.parametrize("case", ["phi3", "llama"])
+@pytest.mark.parametrize("case", ["phi3", "llama", "gemma3"])
 def test_beyond_the_limit_it_would_not(case: str) -> None:
     family, changes = CASES[case]
     lm, prompt = model_of(family, **changes), prompt_of(32, offsets=False)
@@ -76,7 +81,7 @@ def test_beyond_the_limit_is_refused_by_name(tmp_path: Path, tiny_llama: Path, c
     with pytest.raises(RecipeError) as caught:
         prepare(parse_recipe(data), "single")
     (said,) = caught.value.problems
-    kind = changes["rope_parameters"]["rope_type"]
+    kind = "dynamic" if case == "dynamic" else "longrope"
     assert said == (
         f"task.max_length: got {17 - tokens} with {tokens} prompt tokens; allowed: at most 16 "
         f"positions in all (model, whose rope_type {kind!r} turns longer texts another way)"
