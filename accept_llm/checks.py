@@ -139,10 +139,12 @@ def _check_positions(recipe: Recipe, model: ModelInfo) -> None:
     if model.max_positions is not None and longest > model.max_positions:
         parts = f"{tokens} prompt tokens"
         parts += f" and {limit} of an answer" if limit else ""
+        why = f", whose rope_type {model.rope!r} turns longer texts another way"
         raise RecipeError(
             [
                 f"task.max_length: got {recipe.task.max_length} with {parts}; allowed: at most "
-                f"{model.max_positions} positions in all ({model.folder.name})"
+                f"{model.max_positions} positions in all "
+                f"({model.folder.name}{why if model.rope else ''})"
             ]
         )
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from accept_llm.errors import RecipeError
-from accept_llm.models.families import read_config
+from accept_llm.models.families import one_line, read_config
 from accept_llm.models.folder import CONFIG, ModelInfo
 
 
@@ -19,8 +19,8 @@ def make_empty(info: ModelInfo, dtype: torch.dtype) -> Any:
         with init_empty_weights(include_buffers=False):
             return auto_class(info).from_config(config, dtype=dtype)
     except Exception as error:  # what a family's own code raises for values that do not fit
-        why = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-        got = f"model: {info.folder}/{CONFIG}: transformers cannot make a model of it ({why})"
+        got = f"model: {info.folder}/{CONFIG}: transformers cannot make a model of it"
+        got += f" ({one_line(error)})"
         raise RecipeError([f"{got}; allowed: values that go together"]) from None
 
 

@@ -93,7 +93,8 @@ def load_whole(
             quantization=quantization,
         )
     more = _bitsandbytes(quantization, DTYPES[dtype], device=device) if quantization else {}
-    make_empty(info, DTYPES[dtype])  # shows what is wrong with the config
+    # Both show what is wrong before a weight is read.
+    ModelCheckpoint(Checkpoint(info.files), make_empty(info, DTYPES[dtype]))
     with _without_adapter(info) as folder:
         loaded: Any = auto_class(info).from_pretrained(
             *(folder,),

@@ -11,6 +11,10 @@ import torch
 from torch import Tensor
 
 from accept_llm.backbones.slices import Checkpoint
+from accept_llm.errors import RecipeError
+from accept_llm.models.headers import FLOATS
+
+SHOWN = 5  # wrong tensors listed in an error
 
 
 @dataclass(frozen=True)
@@ -43,14 +47,18 @@ class _Read:
 
 
 class ModelCheckpoint:
-    """The tensors of a checkpoint by the names of a model's weights; see Checkpoint."""
+    """The tensors of a checkpoint by the names of a model's weights; see Checkpoint. RecipeError
+    where two tensors are stored for one weight, or one of numbers that are no weight's."""
 
     def __init__(self, checkpoint: Checkpoint, lm: Any):
         self._checkpoint, self._lm = checkpoint, lm
         self._stored: dict[str, str] = {}
         self._made: dict[str, Conversion] = {}
         self._last: tuple[Conversion, dict[str, Tensor]] | None = None
+        self._problems: list[str] = []
         self._find()
+        if self._problems:
+            raise RecipeError(self._problems[:SHOWN])
 
     @property
     def names(self) -> Set[str]:
@@ -115,12 +123,39 @@ class ModelCheckpoint:
                 name, pattern = rename_source_key(stored, [], [], prefix, weights)
             if name not in weights:
                 continue
+            self._check_dtype(stored, weights[name])
             if pattern is None:
+                self._check_single(name, stored)
                 self._stored[name] = stored
                 continue
             rule = by_pattern[pattern]
             found = self._made.get(name) or Conversion(rule, name)
+            self._check_parts(found, stored)
             found.stored.append((stored, pattern))
             first, *_ = rule.target_patterns
             for target in rule.target_patterns:
                 self._made[name.replace(first, target)] = found
+
+    def _check_dtype(self, stored: str, weight: Tensor) -> None:
+        """transformers would turn numbers of other types into floats, without their scales."""
+        found = self._checkpoint.stored(stored)
+        if weight.is_floating_point() and found.dtype not in FLOATS:
+            got = f"model: {found.file}: {stored} has dtype {found.dtype}"
+            self._problems.append(f"{got}; allowed: {', '.join(FLOATS)}")
+
+    def _check_single(self, name: str, stored: str) -> None:
+        other = self._stored.get(name)
+        if other is not None and not self._checkpoint.same(other, stored):
+            self._say_twice(name, other, stored)
+
+    def _check_parts(self, found: Conversion, stored: str) -> None:
+        """Of the tensors that a weight is put together from, each may be there once."""
+        prefix = f"{self._lm.base_model_prefix}."
+        for other, _ in found.stored:
+            if other.removeprefix(prefix) == stored.removeprefix(prefix):
+                self._say_twice(found.first, other, stored)
+
+    def _say_twice(self, name: str, *stored: str) -> None:
+        file, names = self._checkpoint.stored(stored[0]).file, " and ".join(stored)
+        got = f"model: {file.parent} has two tensors for one weight, {name}: {names}"
+        self._problems.append(f"{got}; allowed: one of them")

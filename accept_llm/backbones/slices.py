@@ -38,6 +38,9 @@ class Checkpoint:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._tensors[name].shape
 
+    def stored(self, name: str) -> StoredTensor:
+        return self._tensors[name]
+
     def read_rows(self, name: str, start: int, *, out: Tensor) -> None:
         """Fills `out` (n, ...) with the rows from `start`; a scalar has one row.
 

@@ -26,23 +26,30 @@ Peers = Annotated[
 ]
 
 
-def model_spec(text: str, dtype: str = "bf16") -> "ModelSpec":
-    """The model that a person names by a folder, a .gguf file, a recipe or a Hub id."""
+DTYPES = ("bf16", "fp32")
+
+
+def model_spec(text: str, dtype: str | None = None, *, default: str = "bf16") -> "ModelSpec":
+    """The model that a person names by a folder, a .gguf file, a recipe or a Hub id, in the type
+    that was asked for, else in the recipe's, else in the default."""
     from pydantic import TypeAdapter, ValidationError
 
     from accept_llm.recipe.model import ModelSpec
     from accept_llm.recipe.recipe import load_recipe
 
+    if dtype is not None and dtype not in DTYPES:
+        raise RecipeError([f"--dtype: got {dtype!r}; allowed: {', '.join(DTYPES)}"])
     path = home_path(text)
     if path.suffix in (".yaml", ".yml"):
-        return load_recipe(path)[0].model
+        spec = load_recipe(path)[0].model
+        return spec.model_copy(update={"dtype": dtype}) if dtype else spec
     kind = {"kind": "hub", "id": text}
     if path.is_dir():
         kind = {"kind": "folder", "path": str(path)}
     elif path.suffix == ".gguf":
         kind = {"kind": "gguf", "file": str(path)}
     try:
-        return TypeAdapter(ModelSpec).validate_python({**kind, "dtype": dtype})
+        return TypeAdapter(ModelSpec).validate_python({**kind, "dtype": dtype or default})
     except ValidationError:
         allowed = "a folder, a .gguf file, a recipe (.yaml) or the id of a model of the Hub"
         raise RecipeError([f"MODEL: got {text!r}; allowed: {allowed}"]) from None
@@ -80,9 +87,7 @@ def serve(
         from accept_llm.swarm.server import Serve
         from accept_llm.swarm.server import serve as run_server
 
-        wanted = dtype or model_spec(model).dtype
-        if wanted not in ("bf16", "fp32"):
-            raise RecipeError([f"--dtype: got {wanted!r}; allowed: bf16, fp32"])
+        wanted = model_spec(model, dtype).dtype
         asked = Serve(
             blocks=blocks,
             peers=tuple(peers or ()),
@@ -132,7 +137,9 @@ def status(
 @app.command()
 def record(
     model: Model,
-    dtype: Annotated[str, typer.Option(help="bf16 or fp32.")] = "fp32",
+    dtype: Annotated[
+        str | None, typer.Option(help="bf16 or fp32; default: the recipe's, else fp32.")
+    ] = None,
 ) -> None:
     """Compute a probe text with the whole model here, for swarms of it to be checked by."""
     with plain_errors():
@@ -144,5 +151,6 @@ def record(
         quiet()
         from accept_llm.api import record_probe
 
-        spec = model_spec(model, dtype).model_copy(update={"quantization": None})
+        spec = model_spec(model, dtype, default="fp32")
+        spec = spec.model_copy(update={"quantization": None})
         print(record_probe(spec))

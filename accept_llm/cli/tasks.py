@@ -9,12 +9,14 @@ from typing import Any
 from accept_llm.data.sources import first_examples
 from accept_llm.errors import RecipeError, refusal
 from accept_llm.models.tokenizer import load_tokenizer
+from accept_llm.models.tokenizer_files import tokenizer_problems
 from accept_llm.storage import home_path, model_dir
 from accept_llm.tasks.base import Example, Label, Task, score_text
 from accept_llm.tasks.table import TASKS
 
 EXAMPLES = 3
 HUB_TOKENIZER = "google-t5/t5-base"  # where nothing is local and nothing was asked for
+ALLOWED = "a folder with a tokenizer, one below ACCEPT_MODEL_DIR, or a Hub id"
 COLUMNS = ("task", "labels", "metrics", "length", "splits", "on the Hub")
 FOLDED = ("labels", "on the Hub")
 NOTES = """\
@@ -99,13 +101,18 @@ class Counter:
 
 
 def _counter(model: str | None) -> Counter:
+    if model is not None and not model.strip():
+        raise RecipeError([f"--model: got {model!r}; allowed: {ALLOWED}"])
     try:
         return _tokens(model or _first_folder() or HUB_TOKENIZER)
-    except Exception as error:  # of the Hub's clients, of transformers, of a broken file
+    except RecipeError as error:  # of a folder that is there
+        if model is not None:
+            lines = [f"--model: {line.removeprefix('model: ')}" for line in error.problems]
+            raise RecipeError(lines) from None
+    except Exception as error:  # of the Hub's clients, of transformers
         why = f"{type(error).__name__}: {error}".strip().split("\n")[0]
         if model is not None:
-            allowed = "a folder with a tokenizer, one below ACCEPT_MODEL_DIR, or a Hub id"
-            raise RecipeError([f"--model: got {model!r} ({why}); allowed: {allowed}"]) from None
+            raise RecipeError([f"--model: got {model!r} ({why}); allowed: {ALLOWED}"]) from None
     return Counter(
         lambda text: len(text.split()), "words", "No tokenizer is at hand: words counted."
     )
@@ -127,6 +134,9 @@ def _tokenizer(name: str) -> Any:
     parent = model_dir()
     for folder in (home_path(name), *([parent / name] if parent else [])):
         if folder.is_dir():
+            problems = tokenizer_problems(folder, None)
+            if problems:
+                raise RecipeError(problems)
             return load_tokenizer(folder)
     from huggingface_hub import HfApi, try_to_load_from_cache
     from transformers import AutoTokenizer

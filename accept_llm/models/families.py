@@ -1,9 +1,11 @@
 """Types of models that are known to be read rightly, and whether transformers knows a type."""
 
+import re
 from typing import Any
 
-from accept_llm.errors import RecipeError
-from accept_llm.models.folder import CONFIG, SEQ2SEQ, ModelInfo
+from accept_llm.errors import RecipeError, short
+from accept_llm.models.config import SEQ2SEQ
+from accept_llm.models.folder import CONFIG, ModelInfo
 
 # tests/backbones/test_families.py holds each to transformers: states, logits, likelihoods.
 PADDED = (
@@ -29,15 +31,30 @@ def check_type(info: ModelInfo) -> None:
 
 def read_config(info: ModelInfo) -> Any:
     """transformers' config of a model; RecipeError where it knows none of its type."""
-    from transformers import AutoConfig, __version__
+    from transformers import CONFIG_MAPPING, AutoConfig, __version__
 
     try:
         return AutoConfig.from_pretrained(info.folder)
     except Exception as error:  # what a config's own code raises
         got = f"model: {info.folder}/{CONFIG}: transformers {__version__} cannot use it"
+        why = one_line(error)
+        if info.model_type in CONFIG_MAPPING:
+            raise RecipeError([f"{got} ({why}){_given(info, why)}"]) from None
         if "auto_map" in info.config:
             got += ", as it needs code of its own, which is never run here"
-        why = f"{type(error).__name__}: {error}".splitlines()[0]
         allowed = f"a type that it knows, such as {', '.join((*PADDED, 't5'))}"
         got += f" ({why}); got model_type {info.model_type!r}"
         raise RecipeError([f"{got}; allowed: {allowed}"]) from None
+
+
+def one_line(error: Exception) -> str:
+    """What a library says of a config, on a line of bounded length; the value is often on the last
+    of its lines."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:600]
+
+
+def _given(info: ModelInfo, why: str) -> str:
+    """The value of the field that a message names, if it names one of the config's."""
+    found = (name for name in re.findall(r"\w+", why) if name in info.config)
+    name = next(found, None)
+    return "" if name is None else f"; {name}: got {short(info.config[name])}"

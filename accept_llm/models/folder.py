@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from accept_llm.errors import did_you_mean, short
-from accept_llm.models.headers import read_header, read_shapes
+from accept_llm.models.config import SEQ2SEQ, read_sizes, t5_problems
+from accept_llm.models.headers import FLOATS, StoredTensor, read_header
 from accept_llm.models.tokenizer_files import TOKENIZERS, tokenizer_problems
 from accept_llm.recipe.budget import LinearSize
 from accept_llm.storage import read_json
@@ -24,30 +25,10 @@ LORA = "adapter_config.json"  # PEFT's
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
-SEQ2SEQ = ("t5",)  # T5, T5 v1.1 and Flan-T5: the encoder-decoders that can be used
-# fmt: off
-ENCODER_DECODERS = frozenset({
-    "bart", "blenderbot", "encoder-decoder", "fsmt", "led", "longt5", "m2m_100", "marian", "mbart",
-    "mt5", "pegasus", "prophetnet", "switch_transformers", "t5encoder", "t5gemma", "umt5",
-    "whisper",
-})
-ENCODERS = frozenset({
-    "albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "eurobert",
-    "longformer", "modernbert", "mpnet", "nomic-bert", "roberta", "xlm-roberta",
-})
-# fmt: on
-
-_SIZES = {
-    "hidden_size": ("hidden_size", "n_embd", "d_model"),
-    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
-    "vocab_size": ("vocab_size",),
-}
-_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 _EMBEDDINGS = (
     *("embed_tokens.weight", "shared.weight", "wte.weight"),
     *("word_embeddings.weight", "embed_in.weight"),
 )
-_NEEDED = "a causal LM or T5 is needed"
 
 
 @dataclass(frozen=True)
@@ -66,6 +47,8 @@ class ModelInfo:
     """config.json."""
     linears: tuple[LinearSize, ...] = field(default=(), compare=False, repr=False)
     """The linear layers, layer by layer."""
+    rope: str = field(default="", compare=False)
+    """The rope_type that allows no more positions; see rope.py."""
 
     @property
     def has_adapter(self) -> bool:
@@ -77,34 +60,28 @@ class ModelInfo:
         return "seq2seq" if self.model_type in SEQ2SEQ else "causal"
 
 
-def refuse_type(model_type: str) -> str | None:
-    """Why a model of this type cannot be used; None when it is T5 or may be a causal LM."""
-    if model_type in ENCODER_DECODERS:
-        return f"got {model_type!r}, an encoder-decoder; {_NEEDED}"
-    if model_type in ENCODERS:
-        return f"got {model_type!r}, an encoder; {_NEEDED}"
-    return None
-
-
 def check_folder(folder: Path) -> tuple[ModelInfo | None, list[str]]:
     """The model in `folder`, or None and one line for each problem (without a field path)."""
     config, problems = _read_config(folder)
-    sizes, more = _read_sizes(config, folder / CONFIG) if config else ({}, [])
+    sizes, more = read_sizes(config, folder / CONFIG) if config else ({}, [])
     problems += more
     problems += tokenizer_problems(folder, sizes.get("vocab_size"))
     if sizes.get("model_type") in SEQ2SEQ:
-        problems += [f"{folder / CONFIG} {line}" for line in _t5_problems(config, sizes)]
+        problems += [f"{folder / CONFIG} {line}" for line in t5_problems(config, sizes)]
     files, more = weight_files(folder)
     problems += more
-    shapes: dict[str, list[int]] = {}
+    stored: dict[str, StoredTensor] = {}
     for file in files:
         try:
-            shapes |= read_shapes(file)
+            stored |= read_header(file)
         except ValueError as error:
             problems.append(str(error))
+    problems += _dtype_problems(stored)
+    shapes = {name: list(tensor.shape) for name, tensor in stored.items()}
     if not any("word_embed_proj_dim" in line for line in problems):
         problems += _embedding_problems(shapes, sizes)
     problems += _layer_problems(shapes, sizes, config=config)
+    problems += _width_problems(shapes, config)
     if problems:
         return None, problems
     linears = linear_sizes(shapes, sizes["model_type"])
@@ -115,7 +92,7 @@ def check_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
     """The config.json of a folder that may hold nothing else, and what is wrong with it and with a
     tokenizer beside it."""
     config, problems = _read_config(folder)
-    sizes, more = _read_sizes(config, folder / CONFIG) if config else ({}, [])
+    sizes, more = read_sizes(config, folder / CONFIG) if config else ({}, [])
     problems += more
     if any((folder / name).is_file() for name in TOKENIZERS):
         problems += tokenizer_problems(folder, sizes.get("vocab_size"))
@@ -141,64 +118,6 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
     if (folder / LORA).is_file():
         return {}, [f"{folder} has no {CONFIG}; an adapter is there; needed: its base model"]
     return {}, [f"{folder} has no {CONFIG}; allowed: a folder as save_pretrained writes it"]
-
-
-def _read_sizes(config: dict[str, Any], path: Path) -> tuple[dict[str, Any], list[str]]:
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str):
-        return {}, [f"{path} has no model_type; a causal LM's is needed, such as 'llama', or t5"]
-    refused = refuse_type(model_type)
-    if refused is None and config.get("is_encoder_decoder") and model_type not in SEQ2SEQ:
-        refused = f"got {model_type!r}, an encoder-decoder; {_NEEDED}"
-    if refused:
-        return {}, [f"{path}: model_type: {refused}"]
-    problems = []
-    if config.get("quantization_config"):
-        problems.append(
-            f"{path}: quantization_config: the weights are quantised; allowed: plain bf16, fp16 "
-            "or fp32 weights"
-        )
-    narrow, wide = config.get("word_embed_proj_dim"), config.get("hidden_size")
-    if narrow is not None and narrow != wide:  # OPT-350M
-        what = f"word_embed_proj_dim is {narrow} and hidden_size {wide}"
-        problems.append(f"{path}: {what}; needed: embeddings as wide as the layers")
-    nested = config.get("text_config")
-    text = config | nested if isinstance(nested, dict) else config
-    sizes: dict[str, Any] = {"model_type": model_type, "max_positions": None}
-    for size, names in _SIZES.items():
-        sizes[size] = _positive(text, names)
-        if sizes[size] is None:
-            problems.append(f"{path} has no whole number above 0 for {' or '.join(names)}")
-    if model_type not in SEQ2SEQ:  # T5's positions are relative: its n_positions limits nothing
-        sizes["max_positions"] = _positive(text, _POSITIONS)
-    return sizes, problems
-
-
-def _t5_problems(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> Iterator[str]:
-    """What a decoder and relative positions need of a config."""
-    start, vocabulary = config.get("decoder_start_token_id"), sizes.get("vocab_size") or 2**31
-    if start is None:
-        todo = "the token that a decoder begins with (T5's is 0) must be in it"
-        yield f"has no decoder_start_token_id; {todo}"
-    elif type(start) is not int or not 0 <= start < vocabulary:
-        needed = f"a token from 0 to {vocabulary - 1}"
-        yield f"has decoder_start_token_id {short(start)}; needed: {needed}"
-    buckets = config.get("relative_attention_num_buckets", 32)
-    if type(buckets) is not int or buckets < 4:
-        yield f"has relative_attention_num_buckets {short(buckets)}; needed: a whole number from 4"
-        return
-    most = config.get("relative_attention_max_distance", 128)
-    if type(most) is not int or most <= buckets // 2:
-        needed = f"a whole number above {buckets // 2}, half the buckets"
-        yield f"has relative_attention_max_distance {short(most)}; needed: {needed}"
-
-
-def _positive(config: dict[str, Any], names: Sequence[str]) -> int | None:
-    for name in names:
-        value = config.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    return None
 
 
 # --- weights ----------------------------------------------------------------------------
@@ -301,6 +220,23 @@ def _is_vocabulary(name: str) -> bool:
     return name.endswith((*_EMBEDDINGS, "lm_head.weight", "embed_out.weight"))
 
 
+def _dtype_problems(stored: Mapping[str, StoredTensor]) -> list[str]:
+    """Weights of numbers that mean nothing without scales. Masks and places may be whole numbers,
+    and some models have them."""
+    wrong = {
+        name: tensor
+        for name, tensor in stored.items()
+        if tensor.dtype not in FLOATS
+        and (name.endswith(".weight") or tensor.dtype.startswith(("F8", "F6", "F4", "C")))
+    }
+    if not wrong:
+        return []
+    name, tensor = next(iter(wrong.items()))
+    more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+    got = f"{tensor.file}: {name} has dtype {tensor.dtype}{more}"
+    return [f"{got}; allowed: {', '.join(FLOATS)}"]
+
+
 def _embedding_problems(shapes: dict[str, list[int]], sizes: dict[str, Any]) -> list[str]:
     if not sizes.get("hidden_size") or not sizes.get("vocab_size"):
         return []
@@ -312,6 +248,24 @@ def _embedding_problems(shapes: dict[str, list[int]], sizes: dict[str, Any]) -> 
     ]
 
 
+# Types whose dense layers are all as wide as intermediate_size.
+_GATED = (
+    *("cohere", "cohere2", "gemma", "gemma2", "gemma3_text", "granite", "llama", "mistral"),
+    *("olmo", "olmo2", "qwen2", "qwen3", "smollm3", "stablelm"),
+)
+
+
+def _width_problems(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> list[str]:
+    width = config.get("intermediate_size")
+    if width is None or config.get("model_type") not in _GATED:
+        return []
+    for name, shape in shapes.items():
+        if name.endswith((".mlp.gate_proj.weight", ".mlp.up_proj.weight")) and shape[:1] != [width]:
+            got = f"{CONFIG}: intermediate_size: got {short(width)}"
+            return [f"{got}, but {name} is {list(shape)}; they must agree"]
+    return []
+
+
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d{1,9})\.")
 
 
@@ -319,9 +273,12 @@ def _layer_problems(
     shapes: Mapping[str, Any], sizes: Mapping[str, Any], *, config: Mapping[str, Any]
 ) -> Iterator[str]:
     """Lines where the config has more layers than the weights, or leaves some of them out. Names
-    without a number count for nothing, and neither do the layers that predict further tokens."""
-    if not sizes.get("layers") or config.get("num_nextn_predict_layers"):
+    without a number count for nothing, and neither do the layers that predict further tokens, which
+    transformers leaves out."""
+    if not sizes.get("layers"):
         return
+    further = config.get("num_nextn_predict_layers")
+    further = further if isinstance(further, int) else 0
     stacks = {"": sizes["layers"]}
     if sizes["model_type"] in SEQ2SEQ:
         decoder = config.get("num_decoder_layers")
@@ -329,7 +286,7 @@ def _layer_problems(
     for stack, said in stacks.items():
         numbers = [_LAYER.search(name) for name in shapes if name.startswith(stack)]
         found = max((int(number[1]) for number in numbers if number), default=-1) + 1
-        if found and said != found:
+        if found and not said <= found <= said + further:
             what = f"{CONFIG} says {short(said)} {stack.strip('.') or 'hidden'} layers"
             yield f"{what}, and the weights have {found}; they must agree"
 

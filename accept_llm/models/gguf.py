@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from accept_llm.errors import RecipeError, did_you_mean
-from accept_llm.models.folder import check_folder, closest, refuse_type
+from accept_llm.models.config import refuse_type
+from accept_llm.models.folder import check_folder, closest
 from accept_llm.models.gguf_header import GgufHeader, read_gguf_header
 from accept_llm.models.tokenizer import is_old
 from accept_llm.recipe.model import GgufModel

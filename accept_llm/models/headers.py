@@ -21,6 +21,7 @@ BITS = {
     **{"I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16, "U8": 8},
     **{"BOOL": 8, "C64": 64, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4},
 }
+FLOATS = ("F32", "F16", "BF16", "F64")  # that a weight may be stored in
 
 
 @dataclass(frozen=True)

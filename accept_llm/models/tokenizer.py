@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from accept_llm.errors import RecipeError
-from accept_llm.models.tokenizer_files import reading, too_many_tokens
+from accept_llm.models.tokenizer_files import TOKENIZERS, reading, too_many_tokens
 from accept_llm.storage import read_json
 
 TOKENIZER = "tokenizer.json"
@@ -33,6 +33,7 @@ def load_tokenizer(folder: Path) -> Any:
 
     if not is_old():
         with reading(folder):
+            _check_class(folder)
             # A text that holds "</s>" is a text: its characters, not the token that ends one.
             found = AutoTokenizer.from_pretrained(folder, split_special_tokens=True)
             return _without_special_pieces(found)
@@ -50,6 +51,37 @@ def load_tokenizer(folder: Path) -> Any:
             ]
         ) from None
     return PreTrainedTokenizerFast(tokenizer_object=backend, **_settings(folder))
+
+
+def _check_class(folder: Path) -> None:
+    """RecipeError where transformers 5 would make a tokenizer of another class than the one that is
+    named, or one of an empty vocabulary."""
+    from transformers import __version__
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    name, path = _class_name(folder)
+    if name is None:
+        return
+    got, cls = f"model: {path}: tokenizer_class: got {name!r}", tokenizer_class_from_name(name)
+    if cls is None:
+        why = f"which transformers {__version__} does not have"
+        can = "TokenizersBackend, which takes everything from tokenizer.json"
+        raise RecipeError([f"{got}, {why}; allowed: one of its classes, such as {can}"])
+    files = dict.fromkeys(getattr(cls, "vocab_files_names", {}).values())
+    wanted = [file for file in files if file != TOKENIZER] or ["tokenizer.model"]
+    if not any((folder / file).is_file() for file in (TOKENIZER, *wanted)):
+        found = ", ".join(file for file in TOKENIZERS if (folder / file).is_file())
+        why = f"which reads {', '.join(wanted)} or {TOKENIZER}; there: {found}"
+        raise RecipeError([f"{got}, {why}; allowed: the class that these files were saved by"])
+
+
+def _class_name(folder: Path) -> tuple[str | None, Path]:
+    """The class of the tokenizer, and the file that names it, in transformers' order."""
+    for path in (folder / "tokenizer_config.json", folder / "config.json"):
+        name = read_json(path).get("tokenizer_class") if path.is_file() else None
+        if name:
+            return name, path
+    return None, folder
 
 
 def _without_special_pieces(tokenizer: Any) -> Any:

@@ -35,11 +35,16 @@ def tokenizer_problems(folder: Path, vocabulary: int | None) -> list[str]:
 
 def _setting_problems(folder: Path) -> list[str]:
     """What no library checks in tokenizer_config.json, and every call of a tokenizer reads."""
-    path = folder / "tokenizer_config.json"
-    longest = read_json(path).get("model_max_length") if path.is_file() else None
-    if longest is None or (isinstance(longest, int | float) and longest > 0):
-        return []
-    return [f"{path}: model_max_length: got {short(longest)}; needed: a number above 0, or none"]
+    path, problems = folder / "tokenizer_config.json", []
+    settings = read_json(path) if path.is_file() else {}
+    longest, name = settings.get("model_max_length"), settings.get("tokenizer_class")
+    if longest is not None and not (isinstance(longest, int | float) and longest > 0):
+        got = f"{path}: model_max_length: got {short(longest)}"
+        problems.append(f"{got}; needed: a number above 0, or none")
+    if name is not None and not isinstance(name, str):
+        got = f"{path}: tokenizer_class: got {short(name)}"
+        problems.append(f"{got}; needed: the name of a class, or none")
+    return problems
 
 
 def too_many_tokens(folder: Path, tokens: int, *, vocabulary: int | None) -> list[str]:
@@ -64,11 +69,13 @@ def reading(folder: Path) -> Iterator[None]:
 
 
 def _problem(path: Path) -> str | None:
-    """Why a file cannot be what it is called: cut, or a pointer of Git LFS."""
+    """Why a file cannot be what it is called: cut, a pointer of Git LFS, or a web page."""
     with path.open("rb") as file:
         start = file.read(len(_LFS))
     if start == _LFS:
         return f"{path} is a pointer of Git LFS, not the file; `git lfs pull` gets it"
+    if start.lstrip().startswith(b"<"):
+        return f"{path} is no tokenizer: it begins as a web page does; download it again"
     if not start:
         return f"{path} is empty; copy or download it again"
     if path.suffix == ".json":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from support.backbones import CPU, answered_batch, info_of
 from support.families import FAMILIES, NOT_INT8, model_of, page, save_family
 from support.runs import FORKSERVER, ROOT, finish, free_port, recipe_data
@@ -96,6 +96,51 @@ def test_a_lora_in_the_folder_is_left_out(tmp_path, tiny_llama):
     data = recipe_data(tmp_path, folder)
     load(prepare(parse_recipe(data), "single"), open_engine("single"), notify=said.append)
     assert f"note: model: {folder} has an adapter too; the base model alone is used" in said
+
+
+# --- one tensor a weight, of floats ------------------------------------------------------
+
+
+def rewrite(folder: Path, change) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+TWICE = {
+    "llama": "layers.0.self_attn.q_proj.weight",
+    "gpt2": "h.1.attn.c_attn.weight",
+    "mixtral": "layers.0.block_sparse_moe.experts.0.w1.weight",
+}
+
+
+@pytest.mark.parametrize("family", TWICE)
+@pytest.mark.parametrize("load_it", [whole, sliced])
+def test_two_tensors_of_one_weight_are_refused(tmp_path, tiny_llama, family, load_it):
+    """One name with the prefix of the base model, and one without it: each loader took another."""
+    folder, short = save_family(tmp_path, tiny_llama, family), TWICE[family]
+    long = f"{model_of(family).base_model_prefix}.{short}"
+    rewrite(folder, lambda tensors: tensors.update({short: tensors[long] + 1}))
+    said = rf"two tensors for one weight, .*: .*{short} and .*{short}; allowed: one of them"
+    with pytest.raises(RecipeError, match=said):
+        load_it(folder)
+
+
+@pytest.mark.parametrize("load_it", [whole, sliced])
+def test_the_same_tensor_twice_is_one(tmp_path, tiny_llama, load_it):
+    folder, name = save_family(tmp_path, tiny_llama, "llama"), TWICE["llama"]
+    want = logits(whole(folder))
+    rewrite(folder, lambda tensors: tensors.update({name: tensors[f"model.{name}"].clone()}))
+    assert torch.equal(logits(load_it(folder)), want)
+
+
+@pytest.mark.parametrize("load_it", [whole, sliced])
+def test_biases_of_whole_numbers_are_refused(tmp_path, tiny_llama, load_it):
+    """By what the model makes of the name: GPT-2's `attn.bias` is a mask, and this one is none."""
+    folder, name = save_family(tmp_path, tiny_llama, "gpt2"), "transformer.h.0.attn.c_attn.bias"
+    rewrite(folder, lambda tensors: tensors.update({name: tensors[name].to(torch.int8)}))
+    with pytest.raises(RecipeError, match=rf"{name} has dtype I8; allowed: F32, F16, BF16, F64"):
+        load_it(folder)
 
 
 # --- in shards --------------------------------------------------------------------------

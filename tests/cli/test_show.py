@@ -117,13 +117,34 @@ def test_tokens_of_a_local_tokenizer(
 
 def test_a_model_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty").mkdir()
-    for model in (str(tmp_path / "empty"), "nobody/nothing"):
-        with pytest.raises(
-            RecipeError, match=r"--model: got '.*' \(.*\); allowed: a folder with a"
-        ):
+    for model, said in {
+        str(tmp_path / "empty"): "--model: .*empty has no tokenizer; needed: one of tokenizer.json",
+        "nobody/nothing": r"--model: got '.*' \(.*\); allowed: a folder with a",
+        "": "--model: got ''; allowed: a folder with a tokenizer",
+        " ": "--model: got ' '; allowed: a folder with a tokenizer",
+    }.items():
+        with pytest.raises(RecipeError, match=said):
             show.show_task("stsb", model)
     monkeypatch.setenv("ACCEPT_MODEL_DIR", str(tmp_path))
     assert "words counted" in show.show_task("stsb", None)
+
+
+def test_a_broken_tokenizer_is_named_as_in_training(tiny_llama: Path, tmp_path: Path) -> None:
+    """Not by what a library says of another format."""
+    folder = shutil.copytree(tiny_llama, tmp_path / "tiny")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 499723\n"
+    (folder / "tokenizer.json").write_text(pointer)
+    with pytest.raises(RecipeError) as caught:
+        show.show_task("stsb", str(folder))
+    assert caught.value.problems == [
+        f"--model: {folder / 'tokenizer.json'} is a pointer of Git LFS, not the file; "
+        "`git lfs pull` gets it"
+    ]
+    shutil.copy(tiny_llama / "tokenizer.json", folder)
+    settings = '{"tokenizer_class": "FooTokenizer"}'
+    (folder / "tokenizer_config.json").write_text(settings)
+    with pytest.raises(RecipeError, match=r"^--model: .*tokenizer_class: got 'FooTokenizer', whi"):
+        show.show_task("stsb", str(folder))
 
 
 def test_a_name_that_is_no_task(tmp_path: Path) -> None:

@@ -143,6 +143,18 @@ def test_config_is_not_json(folder, text):
             "quantization_config: the weights are quantised; allowed: plain bf16, fp16 or fp32 "
             "weights",
         ),
+        (
+            {"model_type": "gemma3_text", "use_bidirectional_attention": True},
+            "use_bidirectional_attention: got True; allowed: false; a causal LM or T5 is needed",
+        ),
+        (
+            {"model_type": "gemma4", "use_bidirectional_attention": "all"},
+            "use_bidirectional_attention: got 'all'; allowed: false; a causal LM or T5 is needed",
+        ),
+        (
+            {"is_causal": False},
+            "is_causal: got False; allowed: true; a causal LM or T5 is needed",
+        ),
     ],
 )
 def test_models_of_another_kind(folder, changes, said):
@@ -227,12 +239,43 @@ def test_embedding_of_another_width(folder):
     ]
 
 
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "I8", "U8"])
+def test_weights_of_numbers_that_need_scales(folder, dtype):
+    """No quantization_config is there to say so, and transformers would read them as they are."""
+    name = "model.layers.0.mlp.up_proj.weight"
+    entry = {"dtype": dtype, "shape": [2, 4], "data_offsets": [0, 8]}
+    header = json.dumps(
+        {name: entry, name.replace("up", "down"): entry | {"data_offsets": [8, 16]}}
+    )
+    size = len(header).to_bytes(8, "little")
+    (folder / "model.safetensors").write_bytes(size + header.encode() + bytes(16))
+    assert folder_problems(folder) == [
+        f"model.path: {folder / 'model.safetensors'}: {name} has dtype {dtype} (and 1 more); "
+        "allowed: F32, F16, BF16, F64"
+    ]
+
+
+def test_masks_may_be_of_whole_numbers(folder):
+    mask = {"h.0.attn.bias": np.ones((1, 1, 4, 4), np.uint8), "position_ids": np.arange(3)}
+    save_file(embedding() | mask, folder / "model.safetensors")
+    assert look(folder)
+
+
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model", "tokenizer_config.json"])
 def test_a_pointer_of_git_lfs_is_no_file(folder, name):
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 499723\n"
     (folder / name).write_text(pointer)
     assert folder_problems(folder) == [
         f"model.path: {folder / name} is a pointer of Git LFS, not the file; `git lfs pull` gets it"
+    ]
+
+
+def test_a_web_page_is_no_tokenizer(folder):
+    """What a download without a login leaves behind."""
+    (folder / "tokenizer.model").write_text("<!DOCTYPE html><html>log in</html>")
+    assert folder_problems(folder) == [
+        f"model.path: {folder / 'tokenizer.model'} is no tokenizer: it begins as a web page does; "
+        "download it again"
     ]
 
 

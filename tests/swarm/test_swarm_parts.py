@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from accept_llm.backbones.remote import RemoteBackbone, split_by_cost
-from accept_llm.cli.swarm import model_spec
+from accept_llm.cli.swarm import model_spec, record
 from accept_llm.engines.check import on_swarm
 from accept_llm.errors import RecipeError
 from accept_llm.models.folder import ModelInfo, check_folder
@@ -234,3 +235,19 @@ def test_a_model_is_named_by_folder_file_recipe_or_id(tmp_path: Path) -> None:
     assert model_spec(str(ROOT / "recipes/smollm2_sst2_petals.yaml")).dtype == "fp32"
     with pytest.raises(RecipeError, match="MODEL: got 'not/a/model'"):
         model_spec("not/a/model")
+
+
+def test_a_type_that_is_asked_for_counts_for_every_model(tmp_path: Path) -> None:
+    recipe = str(ROOT / "recipes/smollm2_sst2_petals.yaml")
+    assert model_spec(recipe, "bf16").dtype == "bf16"
+    assert model_spec(recipe, default="bf16").dtype == "fp32"  # the recipe's
+    assert model_spec(str(tmp_path), default="fp32").dtype == "fp32"
+    for model in (recipe, str(tmp_path), "some/model.gguf", "not/a/model"):
+        with pytest.raises(RecipeError, match="--dtype: got 'fp16'; allowed: bf16, fp32"):
+            model_spec(model, "fp16")
+
+
+def test_record_names_a_bad_type(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit):
+        record(str(ROOT / "recipes/smollm2_sst2_petals.yaml"), dtype="fp16")
+    assert "--dtype: got 'fp16'; allowed: bf16, fp32" in capsys.readouterr().err
