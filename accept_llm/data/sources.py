@@ -4,6 +4,7 @@ by name, no tokenizer and no model.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,16 +188,20 @@ def fetch_task(name: str, out: Path) -> Path:
     folder = home_path(out) / name
     if folder.exists():
         raise RecipeError([f"--out: got {out}, but {folder} exists; allowed: a folder without it"])
-    splits = _from_hub(TASKS[name])
     ours = {theirs: split for split, theirs in TASKS[name].hub_splits.items()}
+    new = [path for path in folder.parents if not path.exists()]
     try:
-        with atomic_folder(folder) as draft:
-            for split, rows in splits.items():
+        with atomic_folder(folder) as draft:  # before the download, which would be lost
+            for split, rows in _from_hub(TASKS[name]).items():
                 rows.to_parquet(draft / f"{ours.get(split, split)}.parquet")
-    except OSError as error:
-        raise RecipeError(
-            [f"--out: got {out}, cannot write there ({error.strerror or error})"]
-        ) from None
+    except BaseException as error:
+        with suppress(OSError):
+            for path in new:
+                path.rmdir()
+        if not isinstance(error, OSError):
+            raise
+        got = f"--out: got {out}, cannot write there ({error.strerror or error})"
+        raise RecipeError([got]) from None
     return folder
 
 
