@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accept_llm.data.readers import count_rows, read_rows
-from accept_llm.errors import RecipeError, refusal
+from accept_llm.errors import Notify, RecipeError, refusal, silent
 from accept_llm.recipe.task import BuiltinTask, FileTask
 from accept_llm.storage import DATA_DIR, atomic_folder, data_dir, home_path
 from accept_llm.tasks.base import Example, Task
@@ -54,8 +54,12 @@ class _File:
     field: str
     columns: Mapping[str, str]
 
-    def read(self, task: Task, split: str, *, count: int | None = None) -> Examples:
-        rows = read_rows(self.path, field=self.field, columns=self.columns, count=count)
+    def read(
+        self, task: Task, split: str, *, count: int | None = None, notify: Notify = silent
+    ) -> Examples:
+        rows = read_rows(
+            self.path, field=self.field, columns=self.columns, count=count, notify=notify
+        )
         return _examples(task, rows, split=split, where=f"{self.field}: {self.path}")
 
 
@@ -90,11 +94,11 @@ def _in_folder(task: Task, folder: Path, *, field: str, suffix: str) -> Callable
     return file
 
 
-def _reader(spec: BuiltinTask | FileTask, task: Task) -> Reader:
+def _reader(spec: BuiltinTask | FileTask, task: Task, *, notify: Notify = silent) -> Reader:
     file = _local(spec, task)
     if file is None:
         return _hub_reader(task)
-    return lambda split: file(split).read(task, split)
+    return lambda split: file(split).read(task, split, notify=notify)
 
 
 def sample(spec: BuiltinTask | FileTask, count: int) -> tuple[Examples, int]:
