@@ -105,7 +105,7 @@ class _Table:
             raise ValueError(f"{where}, though each looks like one")
         start = row.first
         for column, value in enumerate(row.values):
-            lines = _BREAK.split(value)
+            lines = _BREAK.split(value) if "\n" in value or "\r" in value else ()
             for number, line in enumerate(lines):
                 found = number < len(lines) - 1 and self._end(line, column, inner=number > 0)
                 how = "ends" if found else "begins"
@@ -115,24 +115,27 @@ class _Table:
                     what = f"line {start + number} {how} as a row does, with {found!r}"
                     todo = "a text that truly has such a line can be given in JSONL"
                     raise ValueError(f"{where}: {what}; {todo}")
-            start += len(lines) - 1
+            start += max(len(lines) - 1, 0)
 
     def _looks_like_rows(self, lines: Sequence[str]) -> bool:
         """Whether each line has the columns of a row, and no delimiter as prose has commas."""
-        found = [line.strip("\r\n").split(self.delimiter) for line in lines if line.strip()]
         count = len(self.names)
-        return (count > 1 and len(found) >= SWALLOWED) and all(
-            len(pieces) == count and all(p[:1].strip() for p in pieces) for pieces in found
-        )
+        found = [line.strip("\r\n") for line in lines if line.strip()]
+        if count == 1 or len(found) < SWALLOWED:
+            return False
+        if any(line.count(self.delimiter) != count - 1 for line in found):
+            return False
+        return all(piece[:1].strip() for line in found for piece in line.split(self.delimiter))
 
     # A text has swallowed rows where its lines, but for the last, end in what stands in the
     # columns behind it, and, but for the first, begin with what stands in the columns before it.
     def _end(self, line: str, column: int, *, inner: bool) -> str | None:
         """What a line of a text ends in, from a delimiter on, where it is the value of a later
         column elsewhere."""
-        pieces, count = line.split(self.delimiter), len(self.names)
-        if len(pieces) < (count if inner else count - column):
+        count = len(self.names)
+        if line.count(self.delimiter) + 1 < (count if inner else count - column):
             return None
+        pieces = line.rsplit(self.delimiter, count - 1 - column)
         for place in range(column + 1 - count, 0):
             if pieces[place] in self.taken[place] and not self._in_number(pieces, place):
                 return self.delimiter + self.delimiter.join(pieces[place:])
@@ -141,9 +144,9 @@ class _Table:
     def _start(self, line: str, column: int, *, inner: bool) -> str | None:
         """What a line of a text begins with, up to a delimiter, where it is the value of an earlier
         column elsewhere that says little, as a label does."""
-        pieces, count = line.split(self.delimiter), len(self.names)
-        if len(pieces) < (count if inner else column + 1):
+        if line.count(self.delimiter) < (len(self.names) - 1 if inner else column):
             return None
+        pieces = line.split(self.delimiter, column)
         for place in range(column):
             known = pieces[place] in self.taken[place] and len(self.taken[place]) < len(self.rows)
             tight = pieces[place + 1][:1].strip()  # prose has a space behind a comma
