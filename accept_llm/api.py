@@ -176,7 +176,10 @@ def prepare_run(
     for note in notes:
         notify(f"note: {note}")
     recipe, engine = on_swarm(recipe, peers)
-    return prepare_evaluation(recipe, engine, read_rows=split is not None), engine
+    prepared = prepare_evaluation(recipe, engine, read_rows=split is not None)
+    for note in prepared.splits.file_notes if prepared.splits else ():
+        notify(f"note: {note}")
+    return prepared, engine
 
 
 def notify_of_other_rows(prepared: Prepared, split: str, *, notify: Notify) -> None:

@@ -17,6 +17,10 @@ def _remark(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def _note(text: str) -> None:
+    _remark(f"note: {text}")
+
+
 def evaluate(
     run: RunPath,
     overrides: Overrides = None,
@@ -47,7 +51,8 @@ def predict(
     run: RunPath,
     overrides: Overrides = None,
     source: Annotated[
-        Path | None, typer.Option("--input", help="Text lines or JSONL; default: standard input.")
+        Path | None,
+        typer.Option("--input", help="Rows as in training, or .txt; default: standard input."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="JSONL file; default: standard output.")] = None,
     peers: Peers = None,
@@ -76,7 +81,8 @@ def predict(
         with problems.catch():
             check_new(out)
         with problems.catch():
-            examples = read_inputs(source, prepared.task) if prepared else []
+            if prepared:
+                examples = read_inputs(source, prepared.task, notify=_note)
         problems.check()
         assert prepared is not None
         with open_output(out) as write, running():

@@ -9,31 +9,40 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from accept_llm.data.readers import kind_of_file, loads, read_bytes, read_rows
-from accept_llm.errors import RecipeError, did_you_mean, short
+from accept_llm.data.files import decode, read_bytes
+from accept_llm.data.json_rows import RepeatedKey, check_once, loads
+from accept_llm.data.readers import READERS, kind_of_file, read_rows
+from accept_llm.errors import Notify, RecipeError, did_you_mean, short, silent
 from accept_llm.storage import append_line, growing_file
-from accept_llm.tasks.base import Example, Label, Task, join_names, nfc
+from accept_llm.tasks.base import Example, Label, Task, join_names, nfc, trim
 
 T = TypeVar("T")
-TABLES = (".csv", ".tsv", ".json", ".parquet")
+LINES = ("", ".txt", ".text", ".md")
+"""Kinds of files that are read line by line, as standard input is."""
 SHOWN = 5  # bad lines listed in an error
 
 
-def read_inputs(source: Path | None, task: Task) -> list[Example]:
-    """The examples of a file, or of standard input: CSV, TSV, JSON and Parquet as they are read to
-    train, others line by line, also gzipped; RecipeError as in `read_rows` and `parse_inputs`."""
-    if source is not None and kind_of_file(source) in TABLES:
-        rows = read_rows(source, field="--input", columns=dict.fromkeys(task.columns, "--input"))
-        return make_inputs(rows, task)
+def read_inputs(source: Path | None, task: Task, *, notify: Notify = silent) -> list[Example]:
+    """The examples of a file, or of standard input: the kinds of files that training reads as it
+    does, texts and standard input line by line, also gzipped; `notify` as in `read_rows`, and
+    RecipeError as there and in `parse_inputs`."""
+    kind = "" if source is None else kind_of_file(source)
+    if source is not None and kind in READERS:
+        columns = dict.fromkeys(task.columns, "--input")
+        rows = read_rows(source, field="--input", columns=columns, optional=("id",), notify=notify)
+        return _examples(enumerate(rows, 1), task, read=_check_input, where="row")
+    if kind not in LINES:
+        allowed = f"{', '.join(READERS)}, or for lines of text {', '.join(LINES[1:])} or no suffix"
+        got = f"--input: got {source}, of kind {kind!r}"
+        raise RecipeError([f"{got}; allowed: {allowed} (all but Parquet also as .gz)"])
+    name = source or "standard input"
     try:
-        data = sys.stdin.buffer.read() if source is None else read_bytes(source)
-        text = data.decode("utf-8-sig")
+        text = decode(sys.stdin.buffer.read() if source is None else read_bytes(source))
     except UnicodeDecodeError as error:
-        name = source or "standard input"
         raise RecipeError([f"--input: {name} is not UTF-8 text (at byte {error.start})"]) from None
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
-        raise RecipeError([f"--input: cannot read {source} ({why})"]) from None
+        raise RecipeError([f"--input: cannot read {name} ({why}); allowed: UTF-8 text"]) from None
     return parse_inputs(text, task)
 
 
@@ -43,9 +52,7 @@ def parse_inputs(text: str, task: Task) -> list[Example]:
     Raises RecipeError with the lines that cannot be used. Empty lines are passed over.
     """
     lines = enumerate(text.split("\n"), 1)  # not splitlines: U+2028 is text
-    return _examples(
-        ((n, line.strip()) for n, line in lines if line.strip()), task, read=_read_line
-    )
+    return _examples(((n, line.strip()) for n, line in lines if trim(line)), task, read=_read_line)
 
 
 def make_inputs(inputs: Sequence[str | Mapping[str, Any]], task: Task) -> list[Example]:
@@ -63,16 +70,20 @@ def _check_input(item: Any) -> str | Mapping[str, Any]:
 
 
 def _examples(
-    items: Iterable[tuple[int, T]], task: Task, *, read: Callable[[T], str | Mapping[str, Any]]
+    items: Iterable[tuple[int, T]],
+    task: Task,
+    *,
+    read: Callable[[T], str | Mapping[str, Any]],
+    where: str = "line",
 ) -> list[Example]:
     found, problems = [], []
     for number, item in items:
         try:
             found.append(_example(read(item), number, task=task))
         except ValueError as error:
-            problems.append(f"input line {number}: {error}")
+            problems.append(f"input {where} {number}: {error}")
     if len(problems) > SHOWN:
-        problems[SHOWN:] = [f"input: {len(problems)} bad lines, the first {SHOWN} are shown"]
+        problems[SHOWN:] = [f"input: {len(problems)} bad {where}s, the first {SHOWN} are shown"]
     if not found and not problems:
         problems = ["input: got no text; allowed: at least one line"]
     if problems:
@@ -85,6 +96,8 @@ def _read_line(line: str) -> str | Mapping[str, Any]:
         return line
     try:
         return loads(line)
+    except RepeatedKey as error:
+        raise ValueError(f"got {short(line)}; {error}") from None
     except ValueError as error:
         raise ValueError(f"got {short(line)}; not JSON ({error})") from None
 
@@ -94,12 +107,14 @@ def _example(given: str | Mapping[str, Any], number: int, *, task: Task) -> Exam
         names = ", ".join(task.columns)
         raise ValueError(f"got plain text, {short(given)}; allowed: JSON with {names}")
     if isinstance(given, Mapping):
+        check_once(list(map(str, given)))
         given = {nfc(str(name)): value for name, value in given.items()}
     record = {task.columns[0]: given} if isinstance(given, str) else given
     _check_columns(record, task)
     # The label is not known: any will do, its loss is not read.
     label: Label = ("",) if task.is_text else 0.0 if task.is_score else 0
-    return Example(str(record.get("id", number)), task.parts(record), label)
+    id = record.get("id")
+    return Example(str(number if id in (None, "") else id), task.parts(record), label)
 
 
 def _check_columns(record: Mapping[str, Any], task: Task) -> None:

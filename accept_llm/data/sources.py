@@ -4,12 +4,13 @@ by name, no tokenizer and no model.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accept_llm.data.readers import count_rows, read_rows
-from accept_llm.errors import RecipeError, refusal
+from accept_llm.errors import Notify, RecipeError, refusal, silent
 from accept_llm.recipe.task import BuiltinTask, FileTask
 from accept_llm.storage import DATA_DIR, atomic_folder, data_dir, home_path
 from accept_llm.tasks.base import Example, Task
@@ -53,8 +54,12 @@ class _File:
     field: str
     columns: Mapping[str, str]
 
-    def read(self, task: Task, split: str, *, count: int | None = None) -> Examples:
-        rows = read_rows(self.path, field=self.field, columns=self.columns, count=count)
+    def read(
+        self, task: Task, split: str, *, count: int | None = None, notify: Notify = silent
+    ) -> Examples:
+        rows = read_rows(
+            self.path, field=self.field, columns=self.columns, count=count, notify=notify
+        )
         return _examples(task, rows, split=split, where=f"{self.field}: {self.path}")
 
 
@@ -89,11 +94,11 @@ def _in_folder(task: Task, folder: Path, *, field: str, suffix: str) -> Callable
     return file
 
 
-def _reader(spec: BuiltinTask | FileTask, task: Task) -> Reader:
+def _reader(spec: BuiltinTask | FileTask, task: Task, *, notify: Notify = silent) -> Reader:
     file = _local(spec, task)
     if file is None:
         return _hub_reader(task)
-    return lambda split: file(split).read(task, split)
+    return lambda split: file(split).read(task, split, notify=notify)
 
 
 def sample(spec: BuiltinTask | FileTask, count: int) -> tuple[Examples, int]:
@@ -187,16 +192,20 @@ def fetch_task(name: str, out: Path) -> Path:
     folder = home_path(out) / name
     if folder.exists():
         raise RecipeError([f"--out: got {out}, but {folder} exists; allowed: a folder without it"])
-    splits = _from_hub(TASKS[name])
     ours = {theirs: split for split, theirs in TASKS[name].hub_splits.items()}
+    new = [path for path in folder.parents if not path.exists()]
     try:
-        with atomic_folder(folder) as draft:
-            for split, rows in splits.items():
+        with atomic_folder(folder) as draft:  # before the download, which would be lost
+            for split, rows in _from_hub(TASKS[name]).items():
                 rows.to_parquet(draft / f"{ours.get(split, split)}.parquet")
-    except OSError as error:
-        raise RecipeError(
-            [f"--out: got {out}, cannot write there ({error.strerror or error})"]
-        ) from None
+    except BaseException as error:
+        with suppress(OSError):
+            for path in new:
+                path.rmdir()
+        if not isinstance(error, OSError):
+            raise
+        got = f"--out: got {out}, cannot write there ({error.strerror or error})"
+        raise RecipeError([got]) from None
     return folder
 
 

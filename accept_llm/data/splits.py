@@ -22,6 +22,8 @@ class Splits:
     train: Examples
     validation: Examples
     test: Examples
+    file_notes: tuple[str, ...] = ()
+    """What reading the files has found that may be a mistake."""
 
     @property
     def summary(self) -> str:
@@ -31,8 +33,9 @@ class Splits:
 
     @property
     def notes(self) -> list[str]:
-        """A line for each split that lacks rows of some of the task's classes."""
-        found = []
+        """The notes of the files, and a line for each split that lacks rows of some of the task's
+        classes."""
+        found = list(self.file_notes)
         for split in SPLITS:
             seen = {example.label for example in getattr(self, split)}
             absent = [name for i, name in enumerate(self.task.labels) if i not in seen]
@@ -59,15 +62,18 @@ def load_splits(spec: TaskSpec, *, seed: int, task: Task | None = None) -> Split
     in the order of the file. Raises RecipeError with the problems of all files at once.
     """
     task = task or task_from(spec)
+    notes: list[str] = []
+    read = _reader(spec, task, notify=notes.append)
     if isinstance(spec, FileTask):
-        train, validation, test = _split_files(spec, _reader(spec, task))
+        train, validation, test = _split_files(spec, read)
     else:
-        train, validation, test = _split_builtin(spec, task, read=_reader(spec, task))
+        train, validation, test = _split_builtin(spec, task, read=read)
     train = train[: spec.train_limit]
     if spec.shots is not None:
         others = {"validation": validation, "test": test}
         train = _draw(train, spec.shots, task=task, seed=seed, others=others)
-    return Splits(task, train, validation[: spec.validation_limit], test[: spec.test_limit])
+    validation, test = validation[: spec.validation_limit], test[: spec.test_limit]
+    return Splits(task, train, validation, test, tuple(notes))
 
 
 def _read_all(read: Reader, *names: str) -> list[Examples]:

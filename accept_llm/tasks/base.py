@@ -49,6 +49,14 @@ def nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def trim(text: str) -> str:
+    """The text without space around it; nothing where no character of it can be seen, such as a
+    zero-width space (Unicode's format characters)."""
+    text = text.strip()
+    seen = any(not c.isspace() and unicodedata.category(c) != "Cf" for c in text)
+    return text if seen else ""
+
+
 def text_of(record: Record, column: str) -> str:
     """The text of a column; ValueError where it has none, or one that UTF-8 cannot hold."""
     value = record.get(column)
@@ -68,7 +76,7 @@ def text_parts(task: "Task", record: Record) -> Parts:
     Space around a value is dropped: SST-2 ends every sentence with one, a user's text does not.
     Raises ValueError where a value is not text, or where all are empty.
     """
-    values = [text_of(record, column).strip() for column in task.shown]
+    values = [trim(text_of(record, column)) for column in task.shown]
     if not any(values):
         raise ValueError(f"{' and '.join(task.shown)}: got no text; allowed: some text")
     starts = [f"{task.name} ", *[" "] * (len(values) - 1)]
@@ -157,6 +165,8 @@ class Task:
 
 
 def _number(value: Any) -> float | None:
+    if isinstance(value, str | bytes) and "_" in str(value):  # 0_1 is a number to Python alone
+        return None
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):
@@ -208,7 +218,7 @@ def _answers(value: Any) -> tuple[str, ...]:
         raise ValueError(
             refusal(value, (), allowed="a list of texts, or a mapping with such a `text`")
         )
-    found = tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
+    found = tuple(dict.fromkeys(trim(text) for text in texts if trim(text)))
     if not found:
         marks = "hidden answers, or a question without one (SQuAD v2): such rows cannot be used"
         hint = "" if texts else f" (an empty list marks {marks})"

@@ -397,6 +397,17 @@ def test_fetch_never_overwrites(tmp_path: Path, hub: list[tuple[str, str]]) -> N
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "rte"]
 
 
+def test_a_folder_that_cannot_be_written_to_is_tried_before_the_download(
+    tmp_path: Path, hub: list[tuple[str, str]]
+) -> None:
+    (tmp_path / "file").touch()
+    for out in tmp_path / "file", tmp_path / "file/below", Path("/proc/none"):
+        with pytest.raises(RecipeError, match=r"--out: got .*, cannot write there \("):
+            fetch_task("rte", out)
+    assert hub == []
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
 def test_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(repo: str, config: str) -> Any:
         raise ConnectionError(f"Couldn't reach {repo!r} on the Hub (offline)\nmore")
@@ -410,5 +421,5 @@ def test_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "(`accept-llm data fetch cb --out DIR` writes it)"
     ]
     with pytest.raises(RecipeError, match="cannot be had from the Hub"):
-        fetch_task("cb", tmp_path / "out")
+        fetch_task("cb", tmp_path / "out/below")
     assert not (tmp_path / "out").exists()

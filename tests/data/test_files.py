@@ -219,7 +219,7 @@ def test_gzipped_lines_are_read_to_predict(tmp_path: Path) -> None:
     task = task_from(spec_of(packed))
     assert read_inputs(packed, task) == read_inputs(tmp_path / "new.jsonl", task)
     packed.write_bytes(packed.read_bytes()[:-9])
-    with pytest.raises(RecipeError, match=r"--input: cannot read .* \(it is not gzip, or cut"):
+    with pytest.raises(RecipeError, match=r"--input: got .* as JSONL \(it is not gzip, or cut"):
         read_inputs(packed, task)
 
 

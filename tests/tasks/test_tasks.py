@@ -233,6 +233,9 @@ def test_label_by_name_or_index(labels: list[str], value: Any, index: int) -> No
         (["no", "yes"], float("inf"), "label: got inf; allowed"),
         (["no", "yes"], ["yes"], "label: got ['yes']; allowed"),
         (["1", "2", "3"], 0, "label: got 0; allowed: 1, 2, 3"),
+        (["no", "yes"], "0_1", "label: got '0_1'; allowed: no, yes, or 0 to 1"),
+        (["no", "yes"], b"0_1", "label: got b'0_1'; allowed: no, yes, or 0 to 1"),
+        (["no", "yes"], "inf", "label: got 'inf'; allowed: no, yes, or 0 to 1"),
     ],
 )
 def test_label_outside_the_task(labels: list[str], value: Any, message: str) -> None:
@@ -242,7 +245,7 @@ def test_label_outside_the_task(labels: list[str], value: Any, message: str) -> 
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("value", [-1.0, 5.01, float("nan"), None, "high", True])
+@pytest.mark.parametrize("value", [-1.0, 5.01, float("nan"), None, "high", True, "0_1", "inf"])
 def test_score_outside_the_task(value: Any) -> None:
     with pytest.raises(ValueError, match=r"label: got .*; allowed: a number from 0 to 5"):
         TASKS["stsb"].label(value)
@@ -253,6 +256,10 @@ def test_an_empty_text_is_kept_beside_another() -> None:
     assert TASKS["rte"].parts(record) == (("rte sentence1: ", ""), (" sentence2: ", "Wet."))
     with pytest.raises(ValueError, match="sentence1 and sentence2: got no text"):
         TASKS["rte"].parts({"sentence1": " ", "sentence2": ""})
+    zero_width = {"sentence1": "\u200b", "sentence2": " \ufeff\u200d"}
+    assert TASKS["rte"].parts({**zero_width, "sentence2": "Wet\u200b."})[0][1] == ""
+    with pytest.raises(ValueError, match="sentence1 and sentence2: got no text"):
+        TASKS["rte"].parts(zero_width)
 
 
 @pytest.mark.parametrize("value", [None, 7, ["a"]])
@@ -282,7 +289,7 @@ def test_file_task() -> None:
     [
         (["Assam"], ("Assam",)),
         (["Assam", "tea", "Assam"], ("Assam", "tea")),
-        (["", " ", "Assam\n"], ("Assam",)),
+        (["", " ", "\u200b", "Assam\n"], ("Assam",)),
         (("Assam",), ("Assam",)),
         ({"text": ["Assam", "tea"], "answer_start": [0, 6]}, ("Assam", "tea")),
         (["Ａssam", "São  Paulo", "sa\u0303o"], ("Ａssam", "São  Paulo", "sa\u0303o")),
