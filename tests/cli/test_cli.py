@@ -137,6 +137,26 @@ def test_predict_lines_and_jsonl(run: Run, tmp_path: Path) -> None:
         assert one["probabilities"] == pytest.approx(other["probabilities"])
 
 
+def test_texts_of_several_lines_are_told(run: Run, tmp_path: Path) -> None:
+    texts = "".join(f'"lovely\n{i}",{label}\n' for i, label in enumerate(["bad", "good"] * 5))
+    (tmp_path / "new.csv").write_text(f"review,label\n{texts}")
+    said = "new.csv: 10 of 10 rows have line breaks inside a text"
+    found = succeeded("predict", run.folder, "--input", "new.csv", cwd=tmp_path)
+    assert [json.loads(line)["id"] for line in found.out.splitlines()] == [
+        str(n) for n in range(1, 11)
+    ]
+    assert found.err == f"note: --input: {said}\n"
+    found = succeeded("evaluate", run.folder, f"task.test={tmp_path}/new.csv", cwd=run.folder)
+    assert f"note: task.test: {tmp_path}/{said}\n" in found.err
+    assert set(json.loads(found.out)) >= {"split", "accuracy"}
+    (tmp_path / "in.yaml").write_text(yaml.safe_dump(run.data))
+    files = [f"task.{split}=new.csv" for split in ("train", "validation", "test")]
+    found = succeeded(
+        "train", "in.yaml", *files, "train.steps=1", f"output_dir={tmp_path}/runs", cwd=tmp_path
+    )
+    assert found.out.count(f": {said}\n") == 3
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
 def test_answers_can_be_read_whatever_the_console_has(
     run: Run, tmp_path: Path, encoding: str
