@@ -279,9 +279,8 @@ class Trainer:
         is damaged, or of another model or other rows (unless `changed_data`)."""
         state = load_state(self.folder / "state")
         notes: list[str] = []
-        if state is None:
-            notes.append(without_state(self.folder))
-        else:
+        said = [without_state(self.folder)] if state is None else []
+        if state is not None:
             origin = state.get("origin")  # an earlier version's state has none
             try:
                 notes += self.origin.changes(origin, changed_data=changed_data) if origin else []
@@ -301,7 +300,7 @@ class Trainer:
         self.history += [f"step {self.step}: {note}" for note in notes]
         self._write_best()
         self.log.rewind(self.step)
-        return notes
+        return said + notes
 
     def _lengthen(self, before: int) -> list[str]:
         """Takes the learning rates of a run of `spec.steps`, which began with `before`."""

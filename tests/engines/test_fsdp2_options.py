@@ -57,6 +57,7 @@ def test_the_mesh():
 def test_a_wrong_shard_size_is_refused_before_there_is_a_group(monkeypatch):
     """A rank that leaves the group while another still joins it would end that one otherwise."""
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     with pytest.raises(RecipeError, match=r"engine\.shard_size: got 3; allowed with 2 ranks: 1, 2"):
         Fsdp2Engine(Fsdp2Spec(kind="fsdp2", shard_size=3))
     assert not dist.is_initialized()

@@ -398,6 +398,7 @@ def test_a_model_of_unknown_sizes_is_said_to_be_unchecked(config_only):
 def test_ranks_of_one_machine_share_its_memory(monkeypatch, small_host):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setenv("WORLD_SIZE", "6")
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     machine = machines.find_launched()
     assert (machine.ranks, machine.memory) == (6, 0.05e9)
