@@ -306,8 +306,8 @@ def test_a_layer_is_gathered_once_forward_and_once_backward(loaded):
 def test_another_shape_than_the_configs_is_refused(tmp_path, tiny_llama):
     folder = shutil.copytree(tiny_llama, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 96}))
-    said = r"model: .*gate_proj.weight as \[128, 64\], but its config.json makes it \[96, 64\]"
+    (folder / "config.json").write_text(json.dumps(config | {"num_key_value_heads": 1}))
+    said = r"model: .*[kv]_proj.weight as \[32, 64\], but its config.json makes it \[16, 64\]"
     with pytest.raises(RecipeError, match=said):
         load_sharded(
             *[info_of(folder)],
