@@ -240,11 +240,10 @@ def _put_folder(draft: Path, final: Path, *, replace: bool) -> bool:
         old = _older(final)
         final.rename(old)
         try:
-            draft.rename(final)
+            _put_new(draft, final)
         except OSError:
             old.rename(final)
             raise
-        _sync_folder(final.parent)
         _remove_older(old)
         return True
     try:
