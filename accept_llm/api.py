@@ -182,14 +182,18 @@ def prepare_run(
     return prepared, engine
 
 
-def notify_of_other_rows(prepared: Prepared, split: str, *, notify: Notify) -> None:
-    """A note where a run is scored on other rows than its own training was."""
+def _note_other_rows(prepared: Prepared, split: str, *, notify: Notify) -> None:
+    """A note where the rows are not those that result.json tells the scores of; without a
+    result.json that can be read there is nothing to compare."""
     from accept_llm.training.state import digest
 
-    folder = prepared.recipe.run_dir
-    known = read_result(folder).row_digests if (folder / RESULT).is_file() else {}
-    if known.get(split, now := digest(getattr(prepared.rows, split))) != now:
-        notify(f"note: the {split} rows are not those that {folder / RESULT} is of")
+    path = prepared.recipe.run_dir / RESULT
+    try:
+        known = read_result(path.parent).row_digests.get(split)
+    except RecipeError:
+        return
+    if known not in (None, digest(getattr(prepared.rows, split))):
+        notify(f"note: the {split} rows are not those that {path} is of")
 
 
 def score_split(
@@ -198,7 +202,7 @@ def score_split(
     """The scores of a prepared run's adapter."""
     from accept_llm.training.evaluate import check_finite, score
 
-    notify_of_other_rows(prepared, split, notify=notify)
+    _note_other_rows(prepared, split, notify=notify)
     with _loaded(prepared, engine, notify=notify) as predicted:
         rows, found = predicted(getattr(prepared.rows, split))
         check_finite(found, losses=True)

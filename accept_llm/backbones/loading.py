@@ -97,7 +97,7 @@ def load_whole(
     ModelCheckpoint(Checkpoint(info.files), make_empty(info, DTYPES[dtype]))
     with _without_adapter(info) as folder:
         loaded: Any = auto_class(info).from_pretrained(
-            *(folder,),
+            folder,
             dtype=DTYPES[dtype],
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are said below, with the file's shape

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """A user's mistake: one clear message, and exit code 2. What cannot be read or written, such as
-    on a disk that is full: a message, and exit code 1."""
+    """A user's mistake, or what the system refuses before the work begins: one clear message, and
+    exit code 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what a console's encoding lacks is escaped
             stream.reconfigure(errors="backslashreplace")

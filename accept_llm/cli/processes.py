@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from accept_llm.errors import RecipeError
@@ -92,10 +93,13 @@ def _pass_signals_on() -> None:
     import psutil
 
     def pass_on(number: int, _: object) -> None:
-        ranks = [p for p in psutil.Process().children() if "accept_llm" in p.cmdline()]
-        for rank in ranks:
-            rank.send_signal(number)
-        if not ranks:
+        reached = 0
+        for child in psutil.Process().children():
+            with suppress(psutil.Error):  # it has ended
+                if "accept_llm" in child.cmdline():
+                    child.send_signal(number)
+                    reached += 1
+        if not reached:
             sys.exit(128 + number)
 
     for number in STOPS:

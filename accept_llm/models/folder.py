@@ -266,6 +266,7 @@ def _width_problems(shapes: Mapping[str, Sequence[int]], config: Mapping[str, An
     return []
 
 
+_OTHER_STACKS = ("vision", "visual", "audio")  # of models that read more than text
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d{1,9})\.")
 
 
@@ -284,7 +285,8 @@ def _layer_problems(
         decoder = config.get("num_decoder_layers")
         stacks = {"encoder.": sizes["layers"], "decoder.": decoder or sizes["layers"]}
     for stack, said in stacks.items():
-        numbers = [_LAYER.search(name) for name in shapes if name.startswith(stack)]
+        own = [n for n in shapes if n.startswith(stack) and not any(o in n for o in _OTHER_STACKS)]
+        numbers = map(_LAYER.search, own)
         found = max((int(number[1]) for number in numbers if number), default=-1) + 1
         if found and not said <= found <= said + further:
             what = f"{CONFIG} says {short(said)} {stack.strip('.') or 'hidden'} layers"

@@ -81,7 +81,5 @@ def _named_after(target: Path, source: Path) -> str:
     if not re.fullmatch(NAME, target.stem):
         got = f"recipes: got {target.name!r}, which names the copy and its runs"
         raise RecipeError([f"{got}; allowed: letters, digits, '.', '_' and '-'"])
-    quoted = (
-        yaml.safe_dump(target.stem, width=1000).removesuffix("\n...\n").strip()
-    )  # 'yes', '2024'
+    quoted, *_ = yaml.safe_dump(target.stem).splitlines()  # 'yes' and '2024' need it
     return re.sub(r"^name: .*$", lambda _: f"name: {quoted}", text, count=1, flags=re.MULTILINE)

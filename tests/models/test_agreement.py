@@ -77,6 +77,13 @@ def test_two_numbers_of_layers(llama: Path) -> None:
     assert "config.json has num_hidden_layers 2 and n_layers 1; they must agree" in refused(llama)
 
 
+def test_the_layers_of_a_vision_tower_count_for_nothing(llama: Path) -> None:
+    weights = load_file(llama / "model.safetensors")
+    weights["vision_tower.encoder.layers.26.norm.weight"] = torch.ones(4)
+    save_file(weights, llama / "model.safetensors", metadata={"format": "pt"})
+    assert look(llama).layers == 2
+
+
 def test_layers_that_predict_further_tokens_count_for_nothing(llama: Path) -> None:
     edit(llama / "config.json", num_hidden_layers=1, num_nextn_predict_layers=1)
     assert look(llama).layers == 1

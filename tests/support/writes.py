@@ -23,9 +23,10 @@ fail on a disk that stays full from there on. Then the command is given once mor
 the bytes of one that was left alone. `make test` has a few faults for each file, `make test-slow`
 all.
 
-An error is one message and exit code 1, or 2 where the run folder cannot be had at all, and leaves
-nothing half made. A kill can leave a draft (`.NAME.0123abcd`), a last line that is cut, or an older
-adapter beside its place, where it is found; the next command that writes there removes the draft.
+An error is one message, and leaves nothing half made. The exit code is 1 once a run has its
+folder or answers are being written, and 2 before that and in other commands. A kill can leave a
+draft (`.NAME.0123abcd`), a last line that is cut, or an older adapter beside its place, where it
+is found; the next command that writes there removes the draft.
 
 | written | where a write fails | whole then | to go on | calls | faults |
 |---|---|---|---|---|---|

@@ -250,6 +250,17 @@ def test_other_settings_of_the_model_are_refused_and_said(
     assert f"{model / file} is not as it was when the adapter was trained" in "".join(said)
 
 
+def test_evaluate_says_that_rows_are_others(recipe):
+    accept_llm.train(recipe, {"name": "scored", "train.steps": 5})
+    folder, said = recipe.parent / "runs/scored", list[str]()
+    accept_llm.evaluate(folder, notify=said.append)
+    assert not said
+    accept_llm.evaluate(folder, {"task.test_limit": 3}, notify=said.append)
+    assert said == [f"note: the test rows are not those that {folder / 'result.json'} is of"]
+    (folder / "result.json").write_text("{}")  # which evaluating does not need
+    accept_llm.evaluate(folder)
+
+
 def test_a_finished_run_without_its_state_is_refused(recipe):
     changes = {"name": "stateless", "train.steps": 5}
     accept_llm.train(recipe, changes)
